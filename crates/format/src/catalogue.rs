@@ -1,0 +1,467 @@
+//! The catalogue: all entries of a snapshot in one search tree of content-defined pages, whose equal parts snapshots share.
+//!
+//! Entries are sorted by [`key_of`]: all entries of a folder, by name, then those of its first subfolder, and so on: the order of a
+//! walk that lists a folder before it descends. So one folder is one run of entries, and one subtree is one run of folders.
+
+use crate::id::ChunkId;
+use crate::index::ChunkRef;
+use crate::limits;
+use crate::record::Record;
+use crate::wire::{DecodeError, Reader, Wire, Writer};
+use crate::wire_struct;
+
+wire_struct! {
+    /// A snapshot's catalogue.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct CatalogueRoot {
+        /// The topmost page.
+        pub page: ChunkRef,
+        /// 0 where that page holds entries, else how many levels of pages of pages lie above the entries.
+        pub height: u8,
+    }
+}
+
+/// What lies at a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    /// A folder.
+    Directory,
+    /// A regular file.
+    File {
+        /// Its size in bytes.
+        bytes: u64,
+        /// Its contents.
+        content: Content,
+    },
+    /// A symbolic link.
+    Symlink {
+        /// What it points to, as bytes.
+        target: Vec<u8>,
+    },
+    /// A named pipe.
+    Fifo,
+    /// A socket; restored as nothing.
+    Socket,
+    /// A character device.
+    CharDevice {
+        /// Its major and minor number as the system encodes them.
+        device: u64,
+    },
+    /// A block device.
+    BlockDevice {
+        /// Its major and minor number as the system encodes them.
+        device: u64,
+    },
+}
+
+/// The contents of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// The chunks, in order.
+    Chunks(Vec<ChunkRef>),
+    /// Pages: each a chunk that holds a [`ChunkList`]; with `depth` 1 their lists name the file's chunks, with 2 they name such
+    /// pages, and so on.
+    Pages {
+        /// How many levels, at least 1.
+        depth: u8,
+        /// The topmost pages, in order.
+        pages: Vec<ChunkRef>,
+    },
+}
+
+/// A time as files have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct FileTime {
+    /// Seconds since 1970 UTC, negative before.
+    pub seconds: i64,
+    /// Nanoseconds after that, 0 to 999,999,999.
+    pub nanoseconds: u32,
+}
+
+/// What Windows knows of a file beside its name and contents.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct WindowsMeta {
+    /// The file attributes.
+    pub attributes: u32,
+    /// The security descriptor, self-relative.
+    pub security_descriptor: Vec<u8>,
+    /// The time of creation.
+    pub created: FileTime,
+    /// The 8.3 name, as UTF-8; empty where there is none.
+    pub short_name: Vec<u8>,
+}
+
+/// An entry: everything about a path except the path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// What lies there.
+    pub kind: Kind,
+    /// The lower twelve bits of the mode.
+    pub mode: u16,
+    /// The owner's number.
+    pub uid: u32,
+    /// The group's number.
+    pub gid: u32,
+    /// The owner's name, empty where unknown.
+    pub user: String,
+    /// The group's name, empty where unknown.
+    pub group: String,
+    /// When the contents changed last.
+    pub modified: FileTime,
+    /// For a file with several names: a number that all of them share within the snapshot.
+    pub link_group: Option<u64>,
+    /// Extended attributes, POSIX ACLs among them, sorted by name.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The file's holes: offset and length in bytes, ascending. Their zeros are in the contents too.
+    pub holes: Vec<(u64, u64)>,
+    /// The file system's flags for the file (`FS_IOC_GETFLAGS`), 0 for none.
+    pub flags: u32,
+    /// The file changed while it was read, also when it was tried again.
+    pub torn: bool,
+    /// On Windows, the rest.
+    pub windows: Option<WindowsMeta>,
+}
+
+const HAS_USER: u16 = 1;
+const HAS_GROUP: u16 = 2;
+const HAS_LINK_GROUP: u16 = 4;
+const HAS_XATTRS: u16 = 8;
+const HAS_HOLES: u16 = 16;
+const HAS_FLAGS: u16 = 32;
+const IS_TORN: u16 = 64;
+const HAS_WINDOWS: u16 = 128;
+const KNOWN: u16 = 255;
+
+impl Wire for Entry {
+    fn put(&self, w: &mut Writer) {
+        let present = [
+            (!self.user.is_empty(), HAS_USER),
+            (!self.group.is_empty(), HAS_GROUP),
+            (self.link_group.is_some(), HAS_LINK_GROUP),
+            (!self.xattrs.is_empty(), HAS_XATTRS),
+            (!self.holes.is_empty(), HAS_HOLES),
+            (self.flags != 0, HAS_FLAGS),
+            (self.torn, IS_TORN),
+            (self.windows.is_some(), HAS_WINDOWS),
+        ];
+        present.iter().filter(|(is, _)| *is).fold(0, |sum, (_, bit)| sum | bit).put(w);
+        self.mode.put(w);
+        w.varint(u64::from(self.uid));
+        w.varint(u64::from(self.gid));
+        put_time(&self.modified, w);
+        put_kind(&self.kind, w);
+        if !self.user.is_empty() {
+            w.var_bytes(self.user.as_bytes());
+        }
+        if !self.group.is_empty() {
+            w.var_bytes(self.group.as_bytes());
+        }
+        if let Some(group) = self.link_group {
+            w.varint(group);
+        }
+        if !self.xattrs.is_empty() {
+            w.varint(self.xattrs.len() as u64);
+            for (name, value) in &self.xattrs {
+                w.var_bytes(name);
+                w.var_bytes(value);
+            }
+        }
+        if !self.holes.is_empty() {
+            w.varint(self.holes.len() as u64);
+            for (offset, length) in &self.holes {
+                w.varint(*offset);
+                w.varint(*length);
+            }
+        }
+        if self.flags != 0 {
+            w.varint(u64::from(self.flags));
+        }
+        if let Some(windows) = &self.windows {
+            windows.attributes.put(w);
+            w.var_bytes(&windows.security_descriptor);
+            put_time(&windows.created, w);
+            w.var_bytes(&windows.short_name);
+        }
+    }
+
+    fn take(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let present = u16::take(r)?;
+        if present & !KNOWN != 0 {
+            return Err(DecodeError::Flags { record: "catalogue entry", flags: present & !KNOWN });
+        }
+        let has = |bit| present & bit != 0;
+        let mode = u16::take(r)?;
+        if mode > 0o7777 {
+            return Err(DecodeError::Invalid("the mode of a file"));
+        }
+        Ok(Self {
+            mode,
+            uid: take_u32(r, "owner")?,
+            gid: take_u32(r, "group")?,
+            modified: take_time(r)?,
+            kind: take_kind(r)?,
+            user: if has(HAS_USER) { take_text(r)? } else { String::new() },
+            group: if has(HAS_GROUP) { take_text(r)? } else { String::new() },
+            link_group: if has(HAS_LINK_GROUP) { Some(r.varint()?) } else { None },
+            xattrs: if has(HAS_XATTRS) { take_pairs(r, take_xattr)? } else { Vec::new() },
+            holes: if has(HAS_HOLES) { take_pairs(r, |r| Ok((r.varint()?, r.varint()?)))? } else { Vec::new() },
+            flags: if has(HAS_FLAGS) { take_u32(r, "flags")? } else { 0 },
+            torn: has(IS_TORN),
+            windows: if has(HAS_WINDOWS) { Some(take_windows(r)?) } else { None },
+        })
+    }
+}
+
+fn put_kind(kind: &Kind, w: &mut Writer) {
+    match kind {
+        Kind::Directory => 1_u8.put(w),
+        Kind::File { bytes, content: Content::Chunks(chunks) } => {
+            2_u8.put(w);
+            w.varint(*bytes);
+            put_chunks(chunks, w);
+        }
+        Kind::File { bytes, content: Content::Pages { depth, pages } } => {
+            3_u8.put(w);
+            w.varint(*bytes);
+            depth.put(w);
+            put_chunks(pages, w);
+        }
+        Kind::Symlink { target } => {
+            4_u8.put(w);
+            w.var_bytes(target);
+        }
+        Kind::Fifo => 5_u8.put(w),
+        Kind::Socket => 6_u8.put(w),
+        Kind::CharDevice { device } => {
+            7_u8.put(w);
+            w.varint(*device);
+        }
+        Kind::BlockDevice { device } => {
+            8_u8.put(w);
+            w.varint(*device);
+        }
+    }
+}
+
+fn take_kind(r: &mut Reader<'_>) -> Result<Kind, DecodeError> {
+    Ok(match u8::take(r)? {
+        1 => Kind::Directory,
+        2 => Kind::File { bytes: r.varint()?, content: Content::Chunks(take_chunks(r)?) },
+        3 => {
+            let bytes = r.varint()?;
+            let depth = u8::take(r)?;
+            if depth == 0 || depth > 8 {
+                return Err(DecodeError::Invalid("the depth of a chunk list"));
+            }
+            Kind::File { bytes, content: Content::Pages { depth, pages: take_chunks(r)? } }
+        }
+        4 => Kind::Symlink { target: r.var_bytes("link target", limits::PATH_BYTES_MAX)?.to_vec() },
+        5 => Kind::Fifo,
+        6 => Kind::Socket,
+        7 => Kind::CharDevice { device: r.varint()? },
+        8 => Kind::BlockDevice { device: r.varint()? },
+        _ => return Err(DecodeError::Invalid("the kind of a file")),
+    })
+}
+
+fn put_chunks(chunks: &[ChunkRef], w: &mut Writer) {
+    w.varint(chunks.len() as u64);
+    for chunk in chunks {
+        chunk.id.put(w);
+        w.varint(u64::from(chunk.bytes));
+    }
+}
+
+fn take_chunks(r: &mut Reader<'_>) -> Result<Vec<ChunkRef>, DecodeError> {
+    take_pairs(r, |r| {
+        let id = ChunkId::take(r)?;
+        let bytes = r.varint_max("chunk length", u64::from(limits::CHUNK_BYTES_MAX))? as u32;
+        Ok(ChunkRef { id, bytes })
+    })
+}
+
+fn put_time(time: &FileTime, w: &mut Writer) {
+    w.varint(((time.seconds << 1) ^ (time.seconds >> 63)) as u64);
+    w.varint(u64::from(time.nanoseconds));
+}
+
+fn take_time(r: &mut Reader<'_>) -> Result<FileTime, DecodeError> {
+    let zigzag = r.varint()?;
+    let seconds = (zigzag >> 1) as i64 ^ -((zigzag & 1) as i64);
+    Ok(FileTime { seconds, nanoseconds: r.varint_max("nanoseconds", 999_999_999)? as u32 })
+}
+
+fn take_windows(r: &mut Reader<'_>) -> Result<WindowsMeta, DecodeError> {
+    Ok(WindowsMeta {
+        attributes: u32::take(r)?,
+        security_descriptor: r.var_bytes("security descriptor", limits::PATH_BYTES_MAX)?.to_vec(),
+        created: take_time(r)?,
+        short_name: r.var_bytes("short name", limits::NAME_BYTES_MAX)?.to_vec(),
+    })
+}
+
+fn take_xattr(r: &mut Reader<'_>) -> Result<(Vec<u8>, Vec<u8>), DecodeError> {
+    let name = r.var_bytes("name of an extended attribute", limits::NAME_BYTES_MAX)?.to_vec();
+    let value = r.var_bytes("extended attribute", limits::PATH_BYTES_MAX)?.to_vec();
+    Ok((name, value))
+}
+
+fn take_text(r: &mut Reader<'_>) -> Result<String, DecodeError> {
+    let bytes = r.var_bytes("name of an owner", limits::NAME_BYTES_MAX)?;
+    std::str::from_utf8(bytes).map(String::from).map_err(|_| DecodeError::Invalid("the name of an owner"))
+}
+
+fn take_u32(r: &mut Reader<'_>, what: &'static str) -> Result<u32, DecodeError> {
+    r.varint_max(what, u64::from(u32::MAX)).map(|number| number as u32)
+}
+
+fn take_pairs<T>(r: &mut Reader<'_>, take: impl Fn(&mut Reader<'_>) -> Result<T, DecodeError>) -> Result<Vec<T>, DecodeError> {
+    let count = r.varint()?;
+    if count > r.remaining() as u64 {
+        return Err(DecodeError::Truncated);
+    }
+    (0..count).map(|_| take(r)).collect()
+}
+
+/// The key by which entries are sorted: the folder's components, each followed by a zero, then a zero, then the name.
+/// Names contain no zero, so that memory order is the order described at the top.
+///
+/// `folder` is an absolute path without the leading slash and without a trailing one: empty for the root folder.
+pub fn key_of(folder: &[u8], name: &[u8]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(folder.len() + name.len() + 2);
+    if !folder.is_empty() {
+        key.extend(folder.iter().map(|byte| if *byte == b'/' { 0 } else { *byte }));
+        key.push(0);
+    }
+    key.push(0);
+    key.extend_from_slice(name);
+    key
+}
+
+/// The folder and the name that a key was made of.
+///
+/// # Errors
+/// `Invalid` where the key is not one that [`key_of`] makes, or where a component is empty, `.`, `..`, or contains a slash: such a
+/// key could lead out of the folder that is restored to.
+pub fn split_key(key: &[u8]) -> Result<(Vec<u8>, Vec<u8>), DecodeError> {
+    let invalid = DecodeError::Invalid("the path of an entry");
+    let at = key.iter().rposition(|byte| *byte == 0).ok_or_else(|| invalid.clone())?;
+    let (folder, name) = (&key[..at], &key[at + 1..]);
+    let folder = match folder {
+        [] => Vec::new(),
+        [components @ .., 0] => components.iter().map(|byte| if *byte == 0 { b'/' } else { *byte }).collect(),
+        _ => return Err(invalid),
+    };
+    let slashes = key[..at].contains(&b'/') || name.contains(&b'/');
+    let mut components = folder.split(|byte| *byte == b'/').filter(|_| !folder.is_empty()).chain([name]);
+    let hostile = components.any(|component| matches!(component, b"" | b"." | b"..") || component.len() > limits::NAME_BYTES_MAX);
+    drop(components);
+    if slashes || hostile {
+        return Err(invalid);
+    }
+    Ok((folder, name.to_vec()))
+}
+
+/// A page of entries, sorted by key, no key twice.
+///
+/// Bytes: count (varint), then per entry: length of the key's prefix shared with the entry before (varint), rest of the key
+/// (varint length, bytes), the entry.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LeafPage(pub Vec<(Vec<u8>, Entry)>);
+
+/// A page of pages: the first key below each, and the page. Keys are written as in [`LeafPage`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct InnerPage(pub Vec<(Vec<u8>, ChunkRef)>);
+
+/// A page of a long file's chunk list.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ChunkList(pub Vec<ChunkRef>);
+
+fn put_keyed<T>(items: &[(Vec<u8>, T)], w: &mut Writer, put: impl Fn(&T, &mut Writer)) {
+    w.varint(items.len() as u64);
+    let mut before: &[u8] = &[];
+    for (key, item) in items {
+        let shared = key.iter().zip(before).take_while(|(a, b)| a == b).count();
+        w.varint(shared as u64);
+        w.var_bytes(&key[shared..]);
+        put(item, w);
+        before = key;
+    }
+}
+
+/// The sum of all keys of one page is bounded, because shared prefixes make few bytes into many.
+const PAGE_KEYS_BYTES_MAX: usize = 16 << 20;
+
+fn take_keyed<T>(
+    r: &mut Reader<'_>,
+    take: impl Fn(&mut Reader<'_>) -> Result<T, DecodeError>,
+) -> Result<Vec<(Vec<u8>, T)>, DecodeError> {
+    let count = r.varint()?;
+    if count > r.remaining() as u64 {
+        return Err(DecodeError::Truncated);
+    }
+    let mut items: Vec<(Vec<u8>, T)> = Vec::new();
+    let mut keys_bytes = 0;
+    for _ in 0..count {
+        let before = items.last().map_or(&[][..], |(key, _)| key);
+        let shared = r.varint_max("shared prefix", before.len() as u64)? as usize;
+        let rest = r.var_bytes("path", limits::PATH_BYTES_MAX)?;
+        let key = [&before[..shared], rest].concat();
+        keys_bytes += key.len();
+        if key.len() > limits::PATH_BYTES_MAX || keys_bytes > PAGE_KEYS_BYTES_MAX {
+            return Err(DecodeError::Limit {
+                what: "length of paths",
+                found: keys_bytes as u64,
+                limit: PAGE_KEYS_BYTES_MAX as u64,
+            });
+        }
+        if !items.is_empty() && key.as_slice() <= before {
+            return Err(DecodeError::Invalid("the order of entries"));
+        }
+        let item = take(r)?;
+        items.push((key, item));
+    }
+    Ok(items)
+}
+
+impl Wire for LeafPage {
+    fn put(&self, w: &mut Writer) {
+        put_keyed(&self.0, w, Wire::put);
+    }
+    fn take(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        take_keyed(r, Entry::take).map(Self)
+    }
+}
+
+impl Wire for InnerPage {
+    fn put(&self, w: &mut Writer) {
+        put_keyed(&self.0, w, Wire::put);
+    }
+    fn take(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        take_keyed(r, ChunkRef::take).map(Self)
+    }
+}
+
+impl Wire for ChunkList {
+    fn put(&self, w: &mut Writer) {
+        put_chunks(&self.0, w);
+    }
+    fn take(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        take_chunks(r).map(Self)
+    }
+}
+
+impl Record for LeafPage {
+    const MAGIC: [u8; 4] = *b"BMcl";
+    const NAME: &'static str = "catalogue page";
+}
+
+impl Record for InnerPage {
+    const MAGIC: [u8; 4] = *b"BMci";
+    const NAME: &'static str = "catalogue page of pages";
+}
+
+impl Record for ChunkList {
+    const MAGIC: [u8; 4] = *b"BMcc";
+    const NAME: &'static str = "page of a chunk list";
+}

@@ -1,0 +1,88 @@
+//! The names of things: 32-byte identifiers, one type per meaning, so that a pack is never mistaken for a chunk.
+
+use crate::wire::{DecodeError, Reader, Wire, Writer};
+use std::fmt;
+
+macro_rules! id {
+    ($(#[$doc:meta] $name:ident)*) => {$(
+        #[$doc]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub [u8; 32]);
+
+        impl $name {
+            /// Reads the 64 hexadecimal digits that `Display` writes.
+            pub fn from_hex(text: &str) -> Option<Self> {
+                parse_hex(text).map(Self)
+            }
+
+            /// The 32 bytes.
+            pub const fn as_bytes(&self) -> &[u8; 32] {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "("))?;
+                self.0[..4].iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
+                f.write_str("..)")
+            }
+        }
+
+        impl Wire for $name {
+            fn put(&self, w: &mut Writer) {
+                w.bytes(&self.0);
+            }
+            fn take(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+                r.array().map(Self)
+            }
+        }
+    )*};
+}
+
+id! {
+    /// A workgroup: the hash of its first charter.
+    WorkgroupId
+    /// A member's node: its Ed25519 public key, which is also its libp2p identity.
+    NodeId
+    /// A vault: the Ed25519 public key derived from the recovery phrase.
+    VaultId
+    /// Any other Ed25519 public key: an admin's, an invitation's, a writer's, a reader's.
+    PublicKey
+    /// An X25519 public key that a pack's key may be sealed to.
+    SealingKey
+    /// A machine: a keyed hash of the operating system's machine id, so that it names nothing outside the workgroup.
+    MachineId
+    /// A chunk: the keyed BLAKE3 hash of its bytes under its dedup domain's key.
+    ChunkId
+    /// A pack: 32 random bytes.
+    PackId
+    /// A copyset: 32 random bytes.
+    CopysetId
+    /// A snapshot: the hash of its record.
+    SnapshotId
+    /// The hash of a signed record's envelope; see [`crate::record`].
+    RecordHash
+    /// The root of a BLAKE3 tree over a pack or a shard.
+    TreeRoot
+}
+
+fn parse_hex(text: &str) -> Option<[u8; 32]> {
+    let digits = text.as_bytes();
+    if digits.len() != 64 {
+        return None;
+    }
+    let mut bytes = [0; 32];
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        let high = char::from(pair[0]).to_digit(16)?;
+        let low = char::from(pair[1]).to_digit(16)?;
+        *byte = (high * 16 + low) as u8;
+    }
+    Some(bytes)
+}

@@ -1,0 +1,170 @@
+//! A vault's own records: who writes to it, where it lies, its heads and the snapshots in them.
+
+use crate::catalogue::CatalogueRoot;
+use crate::id::{MachineId, NodeId, PublicKey, RecordHash, SealingKey, SnapshotId, VaultId, WorkgroupId};
+use crate::index::{ChunkRef, SegmentRef};
+use crate::record::{Record, Signed, to_envelope};
+use crate::stripe::KeySlot;
+use crate::wire::Bytes;
+use crate::{UnixMillis, record, wire_enum};
+
+record! {
+    /// That a key may write to the vault, signed by the vault's root key. A vault has one line of writers per machine of its
+    /// person (a *seat*); in each seat only the highest generation counts, of two with the same generation the smaller key.
+    b"BMwr" "writer certificate"
+    pub struct WriterCert {
+        /// The vault.
+        pub vault: VaultId,
+        /// Which of the person's machines: 0 for the first.
+        pub seat: u16,
+        /// 1 for the first writer of a seat; a machine that takes over is the highest seen + 1.
+        pub generation: u64,
+        /// The key that signs heads, stripes, copysets and releases.
+        pub writer: PublicKey,
+        /// Packs of this generation are sealed to this key; see [`crate::keys::VaultSecret::unsealing_secret`].
+        pub sealing: SealingKey,
+        /// The node that writes.
+        pub node: NodeId,
+        /// Its machine, so that a copied state is noticed.
+        pub machine: MachineId,
+        /// When it was written.
+        pub written_at: UnixMillis,
+    }
+}
+
+record! {
+    /// That a key may read the vault's shards and heads, signed by the vault's root key.
+    b"BMrd" "reader certificate"
+    pub struct ReaderCert {
+        /// The vault.
+        pub vault: VaultId,
+        /// The key that may read.
+        pub reader: PublicKey,
+        /// When it was written.
+        pub written_at: UnixMillis,
+    }
+}
+
+record! {
+    /// Where a vault lies, for the directory: signed by its writer; the higher generation, then the higher sequence counts.
+    b"BMvp" "vault pointer"
+    pub struct VaultPointer {
+        /// The workgroup.
+        pub workgroup: WorkgroupId,
+        /// Who signed this, and that it may.
+        pub writer: Signed<WriterCert>,
+        /// Rises with each announcement of the generation.
+        pub sequence: u64,
+        /// Some of the vault's holders, at most [`crate::limits::SHARDS_MAX`].
+        pub holders: Vec<NodeId>,
+    }
+}
+
+record! {
+    /// The newest state of one seat of a vault, signed by its writer. Holders keep all accepted heads for the retention floor.
+    b"BMhd" "head"
+    pub struct Head {
+        /// Who signed this, and that it may.
+        pub writer: Signed<WriterCert>,
+        /// Rises by one with each head of the seat, also across generations.
+        pub sequence: u64,
+        /// The head before, absent in the first.
+        pub previous: Option<RecordHash>,
+        /// When it was written, by the writer's clock.
+        pub written_at: UnixMillis,
+        /// The body's key, for each who may open it.
+        pub keys: Vec<KeySlot>,
+        /// A [`HeadBody`] in its envelope, compressed, padded to a power of two of at least 4 KiB, sealed as one frame of a pack is,
+        /// under a fresh key; the associated data names the vault, the seat and the sequence.
+        pub sealed: Bytes,
+    }
+}
+
+record! {
+    /// What only the vault's own keys can read of a head.
+    b"BMhb" "head body"
+    pub struct HeadBody {
+        /// The newest snapshots of the seat, oldest first, at most [`SNAPSHOTS_INLINE_MAX`].
+        pub snapshots: Vec<Snapshot>,
+        /// Older ones: chunks that each hold a list of [`Snapshot`]s in the same order.
+        pub older: Vec<ChunkRef>,
+        /// Where the chunks lie.
+        pub segments: Vec<SegmentRef>,
+    }
+}
+
+/// How many snapshots a head names itself.
+pub const SNAPSHOTS_INLINE_MAX: usize = 128;
+
+wire_enum! {
+    /// Whose rules the names and permissions of a snapshot follow.
+    pub enum System {
+        /// Names are bytes, permissions are modes.
+        Unix = 1,
+        /// Names are WTF-8, permissions are security descriptors.
+        Windows = 2,
+    }
+}
+
+record! {
+    /// One state of the vault's files. Complete in itself: any other snapshot may be forgotten.
+    b"BMsn" "snapshot"
+    pub struct Snapshot {
+        /// When the walk began, by the writer's clock.
+        pub started_at: UnixMillis,
+        /// When the last byte was durable.
+        pub finished_at: UnixMillis,
+        /// Which of the person's machines.
+        pub seat: u16,
+        /// The machine's name, for people.
+        pub host: String,
+        /// Whose rules the files follow.
+        pub system: System,
+        /// The folders that were protected, as absolute paths.
+        pub roots: Vec<Bytes>,
+        /// The catalogue; absent where nothing was found.
+        pub catalogue: Option<CatalogueRoot>,
+        /// Regular files.
+        pub files: u64,
+        /// All entries, folders and links included.
+        pub entries: u64,
+        /// The sum of the files' sizes, in bytes.
+        pub bytes: u64,
+        /// Sealed bytes that were new, with padding, catalogue and index, before redundancy.
+        pub bytes_added: u64,
+        /// Entries that could not be read, and are not in the snapshot or are marked.
+        pub problems: u64,
+        /// Labels.
+        pub tags: Vec<String>,
+    }
+}
+
+impl Snapshot {
+    /// The name of the snapshot.
+    pub fn id(&self) -> SnapshotId {
+        SnapshotId(blake3::derive_key("backmesh 1 snapshot id", &to_envelope(self)))
+    }
+}
+
+impl Head {
+    /// What names this head's body to the cipher: vault, seat and sequence.
+    pub fn associated_data(writer: &WriterCert, sequence: u64) -> Vec<u8> {
+        [&b"backmesh head 1\0"[..], &writer.vault.0, &writer.seat.to_le_bytes(), &sequence.to_le_bytes()].concat()
+    }
+}
+
+/// Checks that the vault's root key signed its writer.
+///
+/// # Errors
+/// `Signature` where it did not.
+pub fn check_writer(writer: &Signed<WriterCert>) -> Result<&WriterCert, crate::DecodeError> {
+    writer.require(&PublicKey(writer.vault.0))
+}
+
+/// Checks that the writer that a record carries was certified by its vault's root key and signed the record.
+///
+/// # Errors
+/// `Signature` where either did not.
+pub fn check_signed_by_writer<T: Record>(record: &Signed<T>, writer: &Signed<WriterCert>) -> Result<(), crate::DecodeError> {
+    record.require(&check_writer(writer)?.writer).map(|_| ())
+}
