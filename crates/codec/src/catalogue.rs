@@ -1,0 +1,1 @@
+//! Directory pages: a search tree of entries sorted by path.

@@ -1,0 +1,1 @@
+//! Runs of chunks, compressed together.

@@ -1,0 +1,1 @@
+//! Frames sealed into packs of a few sizes.

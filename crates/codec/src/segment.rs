@@ -1,0 +1,1 @@
+//! Index segments: where chunks lie, in pages sorted by id.

@@ -1,0 +1,1 @@
+//! Reed-Solomon shards of a pack, and the signed record over them.
