@@ -1,1 +1,37 @@
-//! backmesh-control.
+//! The local interface of a node: what a command line, a tray or a script asks the agent, and what the agent answers, as JSON lines.
+//! No clock, disk or socket: whoever has a connection to the agent's socket hands it to [`Client`].
+//!
+//! ```text
+//! client   {"api":1,"command":"restore","snapshot":"latest","to":{"path":"/tmp/back"}}
+//! agent    {"type":"progress","phase":"fetching","files":12,"bytes":345678}
+//! agent    {"type":"problem","path":"/home/a/b","message":"..."}
+//! agent    {"type":"result","command":"restore","snapshot":"..","files":12, ..}
+//! ```
+//!
+//! One request a connection. `progress` and `problem` come in any number; the last line is an `error` or a `result` without
+//! `"more":true`. A client that closes the connection early asks the agent to stop the work at its next safe point. The same lines,
+//! `type` first, are what `--json` prints. Fields may be added within an `api` number; readers ignore those they do not know.
+
+mod answer;
+mod client;
+mod event;
+mod exit;
+mod line;
+mod path;
+mod request;
+mod select;
+mod time;
+
+pub use answer::{
+    Answer, BackupResult, CharterResult, CreateResult, DemoHolder, DemoReport, DemoStep, EntryInfo, EntryKind, InviteResult,
+    JoinResult, LsResult, NodeStatus, PeerInfo, PeersResult, PlanItem, PlannedAction, ProtectResult, RestoreResult, ShelfStatus,
+    SnapshotInfo, SnapshotsResult, Standing, StatusResult, VaultHealth, VaultStatus, WorkgroupStatus,
+};
+pub use client::{Client, ClientError};
+pub use event::{Batch, Event, Failure, Phase, Problem, Progress};
+pub use exit::ExitCode;
+pub use line::{ANSWER_BYTES_MAX, API, LineError, REQUEST_BYTES_MAX, read_line, serve_line};
+pub use path::{PathText, escape};
+pub use request::Request;
+pub use select::{SelectError, Selector};
+pub use time::{Time, TimeError};

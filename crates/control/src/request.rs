@@ -1,0 +1,54 @@
+//! What the agent can be asked.
+
+use crate::path::PathText;
+use serde::{Deserialize, Serialize};
+
+/// A request, `command` naming it. The agent answers with events; the last is an `error`, or the `result` of the same name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+pub enum Request {
+    /// Back up everything that is protected; answered by [`crate::BackupResult`].
+    Backup,
+    /// List the vault's snapshots; answered by [`crate::SnapshotsResult`]s.
+    Snapshots,
+    /// List what a snapshot holds at and below a path, one level deep; answered by [`crate::LsResult`]s.
+    Ls {
+        /// `latest`, or at least 8 digits of the id; see [`crate::Selector`].
+        snapshot: String,
+        /// An absolute path; none lists the snapshot's roots.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        path: Option<PathText>,
+        /// All levels below, not one.
+        #[serde(default, skip_serializing_if = "is_false")]
+        recursive: bool,
+    },
+    /// Restore; answered by [`crate::RestoreResult`], with `dry_run` by some that carry parts of the plan.
+    Restore {
+        /// `latest`, or at least 8 digits of the id.
+        snapshot: String,
+        /// Absolute paths; none restores everything.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        paths: Vec<PathText>,
+        /// The folder below which full paths are kept; absolute.
+        to: PathText,
+        /// Delete what is below the restored paths in the target and not in the snapshot.
+        #[serde(default, skip_serializing_if = "is_false")]
+        delete: bool,
+        /// Show what would be done, do nothing.
+        #[serde(default, skip_serializing_if = "is_false")]
+        dry_run: bool,
+    },
+    /// How things are; answered by [`crate::StatusResult`].
+    Status,
+    /// The members of the workgroup; answered by [`crate::PeersResult`]s.
+    Peers,
+    /// Read the configuration again; answered by [`crate::Answer::Reload`].
+    Reload,
+    /// End the agent as SIGTERM does; answered by [`crate::Answer::Shutdown`] before it ends.
+    Shutdown,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_false(value: &bool) -> bool {
+    !*value
+}
