@@ -19,6 +19,7 @@ mod exit;
 mod line;
 mod path;
 mod request;
+mod seed;
 mod select;
 mod time;
 
@@ -33,5 +34,6 @@ pub use exit::ExitCode;
 pub use line::{ANSWER_BYTES_MAX, API, LineError, REQUEST_BYTES_MAX, read_line, serve_line};
 pub use path::{PathText, escape};
 pub use request::Request;
+pub use seed::{DEFAULT_PORT, SeedError, parse_peer_id, parse_seed, peer_id, seed_text};
 pub use select::{SelectError, Selector};
 pub use time::{Time, TimeError};

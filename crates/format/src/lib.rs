@@ -8,6 +8,7 @@ pub mod charter;
 pub mod copyset;
 pub mod id;
 pub mod index;
+pub mod keyfile;
 pub mod keys;
 pub mod limits;
 pub mod membership;
