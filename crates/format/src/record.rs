@@ -101,6 +101,24 @@ impl<T: Record> Signed<T> {
         if self.signed_by(key) { Ok(&self.record) } else { Err(DecodeError::Signature(T::NAME)) }
     }
 
+    /// Drops the signatures of everyone whom `counts` does not accept, and sorts the others: anyone can add a signature to a copy
+    /// of a record, and copies that mean the same are to have the same bytes.
+    pub fn retain_signers(&mut self, counts: impl Fn(&PublicKey) -> bool) {
+        self.signatures.retain(|(signer, _)| counts(signer));
+        self.signatures.sort_unstable();
+    }
+
+    /// Takes over the signatures of another copy of the same record, up to [`limits::SIGNATURES_MAX`]; of two by one key the smaller,
+    /// so that the order of combining does not matter. Another record is left alone.
+    pub fn combine(&mut self, other: &Self) {
+        if self.envelope == other.envelope {
+            self.signatures.extend_from_slice(&other.signatures);
+            self.signatures.sort_unstable();
+            self.signatures.dedup_by(|later, first| later.0 == first.0);
+            self.signatures.truncate(limits::SIGNATURES_MAX);
+        }
+    }
+
     /// The record itself.
     pub fn into_inner(self) -> T {
         self.record
