@@ -1,10 +1,9 @@
 //! Restore order: which shards to ask of whom, the fastest first, and who stands in where one is slow or wrong.
 
-use std::collections::BTreeMap;
+use backmesh_format::NodeId;
+use std::collections::BTreeSet;
 use std::ops::Range;
 use thiserror::Error;
-
-use backmesh_format::NodeId;
 
 /// A holder of one shard of a stripe that can be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,10 +105,11 @@ fn arrival_us(source: &Source, bytes: u64) -> u128 {
     u128::from(source.round_trip_ms) * 1000 + queued * 1_000_000 / u128::from(rate)
 }
 
-/// The first of each shard in the order given, and the others.
+/// The first of each shard in the order given, and the others; a request named twice counts once.
 fn fastest_of_each(ranked: &[Ask]) -> (Vec<Ask>, Vec<Ask>) {
-    let mut seen = BTreeMap::new();
-    ranked.iter().partition(|ask| *seen.entry(ask.shard).or_insert(ask.node) == ask.node)
+    let (mut asks, mut shards) = (BTreeSet::new(), BTreeSet::new());
+    let distinct = ranked.iter().filter(|ask| asks.insert((ask.shard, ask.node)));
+    distinct.partition(|ask| shards.insert(ask.shard))
 }
 
 #[cfg(test)]
@@ -194,7 +194,7 @@ mod tests {
             let best = (0..1_u32 << sources.len())
                 .map(|set| sources.iter().enumerate().filter(|(i, _)| set >> i & 1 == 1).map(|(_, source)| source).collect::<Vec<_>>())
                 .filter(|chosen| chosen.len() == usize::from(k))
-                .filter(|chosen| chosen.iter().map(|source| source.shard).collect::<std::collections::BTreeSet<_>>().len() == chosen.len())
+                .filter(|chosen| chosen.iter().map(|source| source.shard).collect::<BTreeSet<_>>().len() == chosen.len())
                 .map(|chosen| done(&chosen))
                 .min();
             let found = plan_stripe(k, 1 << 20, &sources).ok().map(|plan| {
