@@ -1,1 +1,309 @@
-//! Runs of chunks, compressed together.
+//! Frames: runs of chunks compressed together, because small chunks compress badly alone. The bytes of a frame's inside are
+//! described in [`backmesh_format::pack`]; sealing happens when its pack is finished.
+
+use crate::seal::{self, PackKey};
+use backmesh_format::index::FramePlace;
+use backmesh_format::keys::ChunkIdKey;
+use backmesh_format::pack::{TAG_BYTES, frame_associated_data};
+use backmesh_format::{ChunkId, DecodeError, PackId, Reader, Writer, limits};
+use std::io;
+use thiserror::Error;
+use zstd::bulk::{Compressor, Decompressor};
+use zstd::zstd_safe::compress_bound;
+
+/// A frame is closed once it holds this many bytes of chunks. Larger frames compress a little better, but to read one chunk the
+/// whole frame has to be fetched.
+pub const FRAME_BYTES: usize = 1 << 20;
+
+/// The compression level of zstd.
+const ZSTD_LEVEL: i32 = 3;
+/// Compression that saves less than one part in this many is not kept: opening it would cost more than it is worth.
+const WORTHWHILE_PART: usize = 64;
+
+const STORED: u8 = 0;
+const ZSTD: u8 = 1;
+
+/// New chunks in walk order, on their way to a worker that compresses them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FrameDraft {
+    /// The bytes of all chunks, one after the other.
+    pub raw: Vec<u8>,
+    /// The chunks' ids and lengths, in the same order.
+    pub chunks: Vec<(ChunkId, u32)>,
+}
+
+impl FrameDraft {
+    /// Appends a chunk of 1 to [`limits::CHUNK_BYTES_MAX`] bytes.
+    pub fn push(&mut self, id: ChunkId, chunk: &[u8]) {
+        if self.raw.capacity() == 0 {
+            self.raw.reserve(FRAME_BYTES + FRAME_BYTES / 8);
+        }
+        self.raw.extend_from_slice(chunk);
+        self.chunks.push((id, chunk.len() as u32));
+    }
+
+    /// Whether the draft should be sent on before another chunk is appended.
+    pub fn is_full(&self) -> bool {
+        self.raw.len() >= FRAME_BYTES
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.chunks.is_empty()
+    }
+}
+
+/// Why a frame could not be made.
+#[derive(Debug, Error)]
+pub enum CompressError {
+    /// A mistake of the caller.
+    #[error("the frame's chunks do not add up to its {raw_bytes} bytes, or are empty or longer than allowed")]
+    Chunks {
+        /// The bytes that the frame holds.
+        raw_bytes: usize,
+    },
+    /// The compressor failed, most likely for want of memory.
+    #[error("compressing failed: {0}")]
+    Zstd(#[source] io::Error),
+}
+
+/// A frame, compressed and not yet sealed.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Frame {
+    /// What will be sealed.
+    pub(crate) inside: Vec<u8>,
+    /// The chunks' ids and lengths.
+    pub(crate) chunks: Vec<(ChunkId, u32)>,
+    /// The length of all chunks together.
+    pub(crate) raw_bytes: usize,
+    /// How many bytes at the end of `inside` hold the chunks.
+    pub(crate) packed_bytes: usize,
+    /// Whether these are the chunks' bytes as they are.
+    pub(crate) stored: bool,
+}
+
+impl Frame {
+    /// The length that the frame will have in a pack.
+    pub(crate) fn sealed_bytes(&self) -> usize {
+        self.inside.len() + TAG_BYTES
+    }
+}
+
+/// Compresses frames, one after the other, with the same memory.
+pub(crate) struct FrameCompressor {
+    zstd: Compressor<'static>,
+    scratch: Vec<u8>,
+}
+
+impl FrameCompressor {
+    pub(crate) fn new() -> io::Result<Self> {
+        let mut zstd = Compressor::new(ZSTD_LEVEL)?;
+        zstd.include_contentsize(false)?;
+        zstd.include_checksum(false)?;
+        Ok(Self { zstd, scratch: Vec::new() })
+    }
+
+    /// Makes a frame of chunks.
+    pub(crate) fn frame(&mut self, raw: &[u8], chunks: Vec<(ChunkId, u32)>) -> Result<Frame, CompressError> {
+        check_draft(raw, &chunks)?;
+        let packed = self.compress(raw).map_err(CompressError::Zstd)?;
+        let mut header = Writer::default();
+        header.bytes(&[if packed.is_some() { ZSTD } else { STORED }]);
+        header.varint(raw.len() as u64);
+        header.varint(chunks.len() as u64);
+        chunks.iter().for_each(|(_, bytes)| header.varint(u64::from(*bytes)));
+        let (stored, packed) = (packed.is_none(), packed.unwrap_or(raw));
+        let inside = [&header.finish()[..], packed].concat();
+        Ok(Frame { inside, chunks, raw_bytes: raw.len(), packed_bytes: packed.len(), stored })
+    }
+
+    /// Compresses bytes; none where that is not worth while.
+    pub(crate) fn compress(&mut self, raw: &[u8]) -> io::Result<Option<&[u8]>> {
+        if raw.len() >= EARLY_TEST_BYTES_MIN && looks_random(raw) && !self.sample_shrinks(raw)? {
+            return Ok(None);
+        }
+        self.compress_to_scratch(raw)?;
+        Ok((self.scratch.len() < raw.len() - raw.len() / WORTHWHILE_PART).then_some(&self.scratch))
+    }
+
+    fn compress_to_scratch(&mut self, raw: &[u8]) -> io::Result<()> {
+        self.scratch.clear();
+        self.scratch.reserve(compress_bound(raw.len()));
+        self.zstd.compress_to_buffer(raw, &mut self.scratch).map(|_| ())
+    }
+
+    /// Compresses a few pieces from all over `raw`.
+    fn sample_shrinks(&mut self, raw: &[u8]) -> io::Result<bool> {
+        let sample: Vec<u8> = pieces(raw, SAMPLE_PIECES, SAMPLE_PIECE_BYTES).flatten().copied().collect();
+        self.compress_to_scratch(&sample)?;
+        Ok(self.scratch.len() < sample.len() - sample.len() / WORTHWHILE_PART)
+    }
+}
+
+fn check_draft(raw: &[u8], chunks: &[(ChunkId, u32)]) -> Result<(), CompressError> {
+    let sum: u64 = chunks.iter().map(|(_, bytes)| u64::from(*bytes)).sum();
+    let lengths_ok = chunks.iter().all(|(_, bytes)| (1..=limits::CHUNK_BYTES_MAX).contains(bytes));
+    if lengths_ok && sum == raw.len() as u64 && raw.len() <= limits::FRAME_BYTES_MAX as usize {
+        Ok(())
+    } else {
+        Err(CompressError::Chunks { raw_bytes: raw.len() })
+    }
+}
+
+/// Frames below this size are simply tried, in bytes.
+const EARLY_TEST_BYTES_MIN: usize = 128 << 10;
+const SAMPLE_PIECES: usize = 8;
+const SAMPLE_PIECE_BYTES: usize = 4 << 10;
+/// Bytes with less entropy than this, in bits each, are surely worth compressing. Compressed data shows 7.9 and more, text about 5.
+const RANDOM_BITS_MIN: f32 = 7.4;
+
+/// Whether the frequencies of single bytes leave open that nothing will shrink. A few microseconds against milliseconds.
+fn looks_random(raw: &[u8]) -> bool {
+    let mut counts = [0_u32; 256];
+    let mut total = 0;
+    for byte in pieces(raw, 16, 512).flatten() {
+        counts[usize::from(*byte)] += 1;
+        total += 1;
+    }
+    let total = total as f32;
+    let entropy: f32 = counts
+        .iter()
+        .filter(|count| **count > 0)
+        .map(|count| {
+            let part = *count as f32 / total;
+            -part * part.log2()
+        })
+        .sum();
+    entropy >= RANDOM_BITS_MIN
+}
+
+/// `count` pieces of `bytes` bytes, evenly spread over `raw`.
+fn pieces(raw: &[u8], count: usize, bytes: usize) -> impl Iterator<Item = &[u8]> {
+    let step = raw.len() / count;
+    (0..count).map(move |piece| &raw[piece * step..(piece * step + bytes).min(raw.len())])
+}
+
+/// Why a frame or a chunk in it could not be read.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// The bytes are not what was sealed, or the key, the pack or the number is another's.
+    #[error("frame {frame} does not open: its bytes are damaged or belong to another pack")]
+    Seal {
+        /// The number of the frame.
+        frame: u64,
+    },
+    /// It was sealed with the right key, and still does not read: written by a faulty or a later program.
+    #[error("frame {frame} opens but cannot be read: {source}")]
+    Decode {
+        /// The number of the frame.
+        frame: u64,
+        /// What is wrong.
+        source: DecodeError,
+    },
+    /// As before, in the compressed part.
+    #[error("frame {frame} opens but does not decompress")]
+    Decompress {
+        /// The number of the frame.
+        frame: u64,
+    },
+    /// The place does not lie in the frame, or other bytes lie there.
+    #[error("chunk {id} is not where the index says")]
+    Chunk {
+        /// The chunk that was looked for.
+        id: ChunkId,
+    },
+}
+
+/// Opens frames, one after the other, with the same memory.
+#[derive(Default)]
+pub struct FrameOpener {
+    zstd: Decompressor<'static>,
+    inside: Vec<u8>,
+}
+
+impl std::fmt::Debug for FrameOpener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("FrameOpener")
+    }
+}
+
+impl FrameOpener {
+    /// Opens a frame into `content`, whose bytes before are dropped, and returns the lengths of its chunks.
+    ///
+    /// # Errors
+    /// Anything but `Chunk`. `content` is then empty. Memory stays within [`limits::FRAME_BYTES_MAX`] and the size of `sealed`.
+    pub fn open_into(
+        &mut self,
+        key: &PackKey,
+        pack: &PackId,
+        frame: u64,
+        sealed: &[u8],
+        content: &mut Vec<u8>,
+    ) -> Result<Vec<u32>, OpenError> {
+        content.clear();
+        let associated_data = frame_associated_data(pack, frame);
+        seal::open_into(key, frame, &associated_data, sealed, &mut self.inside).map_err(|_| OpenError::Seal { frame })?;
+        let (lengths, packed, compression, raw_bytes) =
+            read_inside(&self.inside).map_err(|source| OpenError::Decode { frame, source })?;
+        if compression == STORED {
+            content.extend_from_slice(packed);
+        } else {
+            decompress(&mut self.zstd, packed, raw_bytes, content).map_err(|_| OpenError::Decompress { frame })?;
+        }
+        if content.len() != raw_bytes {
+            content.clear();
+            return Err(OpenError::Decompress { frame });
+        }
+        Ok(lengths)
+    }
+}
+
+/// Decompresses into an empty `content`, to at most `raw_bytes` or what `content` has room for already.
+pub(crate) fn decompress(zstd: &mut Decompressor<'_>, packed: &[u8], raw_bytes: usize, content: &mut Vec<u8>) -> io::Result<()> {
+    content.reserve_exact(raw_bytes);
+    zstd.decompress_to_buffer(packed, content).map(|_| ()).inspect_err(|_| content.clear())
+}
+
+type Inside<'a> = (Vec<u32>, &'a [u8], u8, usize);
+
+fn read_inside(inside: &[u8]) -> Result<Inside<'_>, DecodeError> {
+    let mut r = Reader::new(inside);
+    let [compression] = r.array()?;
+    if compression != STORED && compression != ZSTD {
+        return Err(DecodeError::Invalid("the frame's compression"));
+    }
+    let raw_bytes = r.varint_max("length of a frame", u64::from(limits::FRAME_BYTES_MAX))?;
+    let count = r.varint_max("count of chunks", raw_bytes.min(r.remaining() as u64))?;
+    let mut lengths = Vec::with_capacity(count as usize);
+    let mut sum = 0;
+    for _ in 0..count {
+        let bytes = r.varint_max("length of a chunk", u64::from(limits::CHUNK_BYTES_MAX))?;
+        sum += bytes;
+        lengths.push(bytes as u32);
+    }
+    if sum != raw_bytes || lengths.contains(&0) {
+        return Err(DecodeError::Invalid("the lengths of a frame's chunks"));
+    }
+    let packed = r.bytes(r.remaining())?;
+    Ok((lengths, packed, compression, raw_bytes as usize))
+}
+
+/// Opens one frame: the bytes of its chunks, one after the other. Use a [`FrameOpener`] where there are many.
+///
+/// # Errors
+/// As [`FrameOpener::open_into`].
+pub fn open_frame(key: &PackKey, pack: &PackId, frame: u32, sealed: &[u8]) -> Result<Vec<u8>, OpenError> {
+    let mut content = Vec::new();
+    FrameOpener::default().open_into(key, pack, u64::from(frame), sealed, &mut content)?;
+    Ok(content)
+}
+
+/// The chunk at a place of an opened frame, once its id has been compared.
+///
+/// # Errors
+/// `Chunk` where the place is outside the frame or the id is another's.
+pub fn chunk_in<'a>(frame: &'a [u8], place: &FramePlace, id: &ChunkId, id_key: &ChunkIdKey) -> Result<&'a [u8], OpenError> {
+    let start = place.offset as usize;
+    let chunk = start.checked_add(place.bytes as usize).and_then(|end| frame.get(start..end));
+    chunk.filter(|chunk| id_key.id(chunk) == *id).ok_or(OpenError::Chunk { id: *id })
+}

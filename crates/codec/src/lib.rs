@@ -14,3 +14,5 @@ pub mod seal;
 pub mod segment;
 pub mod stripe;
 pub mod tree;
+
+mod erasure;

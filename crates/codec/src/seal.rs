@@ -1,1 +1,282 @@
-//! Keys of packs, sealed to their recipients, and the sealed bodies of heads.
+//! Sealing: XChaCha20-Poly1305 for frames and heads, HPKE (RFC 9180, base mode; X25519, HKDF-SHA256, ChaCha20-Poly1305) for the
+//! keys of packs and heads. Every key is fresh and random, so nonces may be the numbers of frames.
+
+use crate::frame::{self, FrameCompressor};
+use backmesh_format::pack::{HEAD_FRAME, TAG_BYTES, frame_nonce};
+use backmesh_format::record::{from_envelope, to_envelope};
+use backmesh_format::stripe::KeySlot;
+use backmesh_format::vault::{Head, HeadBody, WriterCert};
+use backmesh_format::{Bytes, DecodeError, Reader, SealingKey, Writer, limits};
+use chacha20poly1305::aead::inout::InOutBuf;
+use chacha20poly1305::{AeadInOut, KeyInit, Tag, XChaCha20Poly1305, XNonce};
+use hpke::{Deserializable, Kem, OpModeR, OpModeS, Serializable};
+use rand_core::CryptoRng;
+use std::io;
+use thiserror::Error;
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+type HpkeKem = hpke::kem::X25519HkdfSha256;
+type HpkeKdf = hpke::kdf::HkdfSha256;
+type HpkeAead = hpke::aead::ChaCha20Poly1305;
+
+/// What keeps a sealed key of ours from passing for anything else sealed to the same recipient.
+const KEY_SLOT_INFO: &[u8] = b"backmesh 1 key slot";
+
+/// The key of one pack or of one head's body. Erased from memory when dropped; never printed.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct PackKey([u8; 32]);
+
+impl PackKey {
+    /// A fresh key.
+    pub fn random(rng: &mut impl CryptoRng) -> Self {
+        let mut key = Self([0; 32]);
+        rng.fill_bytes(&mut key.0);
+        key
+    }
+
+    /// The key that is these bytes.
+    pub const fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The key's bytes, for a spool that only its owner can read.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    fn cipher(&self) -> XChaCha20Poly1305 {
+        XChaCha20Poly1305::new(&self.0.into())
+    }
+}
+
+impl std::fmt::Debug for PackKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PackKey(..)")
+    }
+}
+
+/// Seals bytes where they lie; what is returned belongs behind them.
+#[expect(clippy::expect_used, reason = "the cipher refuses only more than 256 GiB, and a pack has at most 16 MiB")]
+pub(crate) fn seal_in_place(key: &PackKey, number: u64, associated_data: &[u8], bytes: &mut [u8]) -> [u8; TAG_BYTES] {
+    let nonce = XNonce::from(frame_nonce(number));
+    key.cipher().encrypt_inout_detached(&nonce, associated_data, bytes.into()).expect("within the cipher's limit").into()
+}
+
+/// The bytes do not open.
+#[derive(Debug)]
+pub(crate) struct NotOurs;
+
+/// Opens `sealed` into `plain`, whose bytes before are dropped. On failure `plain` is empty.
+pub(crate) fn open_into(
+    key: &PackKey,
+    number: u64,
+    associated_data: &[u8],
+    sealed: &[u8],
+    plain: &mut Vec<u8>,
+) -> Result<(), NotOurs> {
+    let opened = sealed.split_last_chunk::<TAG_BYTES>().ok_or(NotOurs).and_then(|(ciphertext, tag)| {
+        plain.resize(ciphertext.len(), 0);
+        let buffer = InOutBuf::new(ciphertext, plain).map_err(|_| NotOurs)?;
+        let nonce = XNonce::from(frame_nonce(number));
+        key.cipher().decrypt_inout_detached(&nonce, associated_data, buffer, &Tag::from(*tag)).map_err(|_| NotOurs)
+    });
+    opened.inspect_err(|_| plain.clear())
+}
+
+/// Why a key could not be sealed.
+#[derive(Debug, Error)]
+pub enum SealKeyError {
+    /// The public key is one with which no secret can be shared.
+    #[error("the recipient's key {0} is not a usable X25519 key")]
+    Recipient(SealingKey),
+}
+
+/// Why a key could not be opened.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum OpenKeyError {
+    /// The slot is another's.
+    #[error("the key was sealed to {0}, not to the key at hand")]
+    OtherRecipient(SealingKey),
+    /// The slot names the right recipient and does not open.
+    #[error("the sealed key is damaged")]
+    Damaged,
+}
+
+/// The public key that belongs to an unsealing secret.
+#[expect(clippy::expect_used, reason = "any 32 bytes are an X25519 secret")]
+pub fn sealing_key(secret: &[u8; 32]) -> SealingKey {
+    let secret = <HpkeKem as Kem>::PrivateKey::from_bytes(secret).expect("32 bytes");
+    SealingKey(HpkeKem::sk_to_pk(&secret).to_bytes().into())
+}
+
+/// Seals a key to one recipient.
+///
+/// # Errors
+/// `Recipient` where the public key is degenerate.
+pub fn seal_key(key: &PackKey, recipient: &SealingKey, rng: &mut impl CryptoRng) -> Result<KeySlot, SealKeyError> {
+    let refused = |_| SealKeyError::Recipient(*recipient);
+    let public = <HpkeKem as Kem>::PublicKey::from_bytes(&recipient.0).map_err(refused)?;
+    let mut sealed = [0; 48];
+    let (bytes, tag_bytes) = sealed.split_at_mut(32);
+    bytes.copy_from_slice(&key.0);
+    let (encapsulated, tag) = hpke::single_shot_seal_inout_detached_with_rng::<HpkeAead, HpkeKdf, HpkeKem>(
+        &OpModeS::Base,
+        &public,
+        KEY_SLOT_INFO,
+        bytes.into(),
+        &[],
+        rng,
+    )
+    .map_err(refused)?;
+    tag_bytes.copy_from_slice(&tag.to_bytes());
+    Ok(KeySlot { recipient: *recipient, encapsulated: encapsulated.to_bytes().into(), sealed })
+}
+
+/// Opens a key that was sealed to the owner of `secret`.
+///
+/// # Errors
+/// `OtherRecipient` where it was sealed to somebody else, `Damaged` where its bytes are not what was sealed.
+pub fn open_key(slot: &KeySlot, secret: &[u8; 32]) -> Result<PackKey, OpenKeyError> {
+    if sealing_key(secret) != slot.recipient {
+        return Err(OpenKeyError::OtherRecipient(slot.recipient));
+    }
+    let damaged = |_| OpenKeyError::Damaged;
+    let secret = <HpkeKem as Kem>::PrivateKey::from_bytes(secret).map_err(damaged)?;
+    let encapsulated = <HpkeKem as Kem>::EncappedKey::from_bytes(&slot.encapsulated).map_err(damaged)?;
+    let mut key = PackKey([0; 32]);
+    let (bytes, tag) = slot.sealed.split_at(32);
+    key.0.copy_from_slice(bytes);
+    let tag = hpke::aead::AeadTag::<HpkeAead>::from_bytes(tag).map_err(damaged)?;
+    hpke::single_shot_open_inout_detached::<HpkeAead, HpkeKdf, HpkeKem>(
+        &OpModeR::Base,
+        &secret,
+        &encapsulated,
+        KEY_SLOT_INFO,
+        (&mut key.0[..]).into(),
+        &[],
+        &tag,
+    )
+    .map_err(damaged)?;
+    Ok(key)
+}
+
+/// Opens whichever of `slots` was sealed to the owner of `secret`.
+///
+/// # Errors
+/// `OtherRecipient` with the first recipient where none was, `Damaged` where there are no slots at all or the right one is damaged.
+pub fn open_any_key(slots: &[KeySlot], secret: &[u8; 32]) -> Result<PackKey, OpenKeyError> {
+    let own = sealing_key(secret);
+    match slots.iter().find(|slot| slot.recipient == own).or(slots.first()) {
+        Some(slot) => open_key(slot, secret),
+        None => Err(OpenKeyError::Damaged),
+    }
+}
+
+/// Seals a key to each of `recipients`.
+///
+/// # Errors
+/// As [`seal_key`].
+pub fn seal_key_to_all(key: &PackKey, recipients: &[SealingKey], rng: &mut impl CryptoRng) -> Result<Vec<KeySlot>, SealKeyError> {
+    recipients.iter().map(|recipient| seal_key(key, recipient, rng)).collect()
+}
+
+/// The smallest sealed body of a head, in bytes.
+const HEAD_SEALED_BYTES_MIN: usize = 4 << 10;
+/// The largest, in bytes: half of what a head may have in all.
+const HEAD_SEALED_BYTES_MAX: usize = limits::HEAD_BYTES_MAX / 2;
+/// A body before compression, in bytes.
+const HEAD_BODY_BYTES_MAX: usize = limits::FRAME_BYTES_MAX as usize;
+
+/// Why a head's body could not be sealed.
+#[derive(Debug, Error)]
+pub enum SealHeadError {
+    /// More snapshots or segments than a head may name.
+    #[error("the head's body of {found} bytes is longer than the {limit} allowed: move older snapshots into chunks")]
+    TooLong {
+        /// Its length, compressed or not.
+        found: usize,
+        /// The limit that it exceeds.
+        limit: usize,
+    },
+    /// A recipient's key is unusable.
+    #[error(transparent)]
+    Key(#[from] SealKeyError),
+    /// The compressor failed, most likely for want of memory.
+    #[error("compressing failed: {0}")]
+    Zstd(#[source] io::Error),
+}
+
+/// Seals a head's body: what goes into [`Head::keys`] and [`Head::sealed`].
+///
+/// Inside the seal: compression (u8: 0 none, 1 zstd) · length of the envelope (varint) · length of the bytes that follow (varint) ·
+/// the envelope, compressed or not · zeros, so that the sealed length is a power of two.
+///
+/// # Errors
+/// `TooLong` where a head could not hold it; `Key` where a recipient's key is unusable.
+pub fn seal_head(
+    body: &HeadBody,
+    writer: &WriterCert,
+    sequence: u64,
+    recipients: &[SealingKey],
+    rng: &mut impl CryptoRng,
+) -> Result<(Vec<KeySlot>, Bytes), SealHeadError> {
+    let envelope = to_envelope(body);
+    let too_long = |found, limit| if found > limit { Err(SealHeadError::TooLong { found, limit }) } else { Ok(()) };
+    too_long(envelope.len(), HEAD_BODY_BYTES_MAX)?;
+    let mut compressor = FrameCompressor::new().map_err(SealHeadError::Zstd)?;
+    let packed = compressor.compress(&envelope).map_err(SealHeadError::Zstd)?;
+    let mut w = Writer::default();
+    w.bytes(&[u8::from(packed.is_some())]);
+    w.varint(envelope.len() as u64);
+    w.var_bytes(packed.unwrap_or(&envelope));
+    let mut sealed = w.finish();
+    let sealed_bytes = (sealed.len() + TAG_BYTES).next_power_of_two().max(HEAD_SEALED_BYTES_MIN);
+    too_long(sealed_bytes, HEAD_SEALED_BYTES_MAX)?;
+    sealed.resize(sealed_bytes - TAG_BYTES, 0);
+    let key = PackKey::random(rng);
+    let tag = seal_in_place(&key, HEAD_FRAME, &Head::associated_data(writer, sequence), &mut sealed);
+    sealed.extend_from_slice(&tag);
+    Ok((seal_key_to_all(&key, recipients, rng)?, Bytes(sealed)))
+}
+
+/// Why a head's body could not be opened.
+#[derive(Debug, Error)]
+pub enum OpenHeadError {
+    /// The key is not for the secret at hand, or is damaged.
+    #[error("the head's key does not open: {0}")]
+    Key(#[from] OpenKeyError),
+    /// The body is not what was sealed for this vault, seat and sequence.
+    #[error("the head's body is damaged or belongs to another head")]
+    Seal,
+    /// It was sealed with the right key, and still does not read: written by a faulty or a later program.
+    #[error("the head's body cannot be read: {0}")]
+    Decode(#[from] DecodeError),
+    /// As before, in the compressed part.
+    #[error("the head's body does not decompress")]
+    Decompress,
+}
+
+/// Opens a head's body. Whether the head was signed by its writer is for the caller to ask before.
+///
+/// # Errors
+/// Whatever is wrong; never panics, and memory stays within [`limits::FRAME_BYTES_MAX`] and the head's size.
+pub fn open_head(head: &Head, secret: &[u8; 32]) -> Result<HeadBody, OpenHeadError> {
+    let key = open_any_key(&head.keys, secret)?;
+    let associated_data = Head::associated_data(&head.writer, head.sequence);
+    let mut plain = Vec::new();
+    open_into(&key, HEAD_FRAME, &associated_data, &head.sealed.0, &mut plain).map_err(|NotOurs| OpenHeadError::Seal)?;
+    let mut r = Reader::new(&plain);
+    let [compression] = r.array()?;
+    let raw_bytes = r.varint_max("length of a head's body", HEAD_BODY_BYTES_MAX as u64)? as usize;
+    let packed = r.var_bytes("length of a head's body", HEAD_SEALED_BYTES_MAX)?;
+    match compression {
+        0 => Ok(from_envelope(packed)?),
+        1 => {
+            let mut envelope = Vec::new();
+            frame::decompress(&mut zstd::bulk::Decompressor::default(), packed, raw_bytes, &mut envelope)
+                .map_err(|_| OpenHeadError::Decompress)?;
+            Ok(from_envelope(&envelope)?)
+        }
+        _ => Err(DecodeError::Invalid("the compression of a head's body").into()),
+    }
+}

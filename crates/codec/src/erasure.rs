@@ -1,0 +1,175 @@
+//! Reed-Solomon over GF(2^8), systematic: the first k shards are the data, each further one is a row of a Vandermonde matrix times
+//! the data. Row i depends on k and i only, never on how many shards there are, so that shards can be added later.
+//!
+//! The field is that of the crate `reed-solomon-erasure` (polynomial 0x11d), and so are the matrices; from there come the two
+//! loops over bytes, and nothing else: only [`field`] would have to change to take them from elsewhere.
+
+use thiserror::Error;
+
+/// The arithmetic of GF(2^8).
+mod field {
+    pub(super) use reed_solomon_erasure::galois_8::{div, exp, mul, mul_slice, mul_slice_xor};
+}
+
+/// Bytes of each shard that are worked on at once, so that they stay in the processor's cache.
+const STRIP_BYTES: usize = 16 << 10;
+
+/// A matrix over the field, by rows.
+type Matrix = Vec<Vec<u8>>;
+
+/// The code with k data shards.
+#[derive(Debug, Clone)]
+pub(crate) struct Code {
+    k: usize,
+    to_systematic: Matrix,
+}
+
+impl Code {
+    /// For k from 1 to 127.
+    pub(crate) fn new(k: usize) -> Self {
+        let top: Matrix = (0..k).map(|row| vandermonde_row(row, k)).collect();
+        Self { k, to_systematic: invert(top).unwrap_or_default() }
+    }
+
+    pub(crate) fn k(&self) -> usize {
+        self.k
+    }
+
+    /// What each data shard is multiplied with to make shard `shard`.
+    fn row(&self, shard: usize) -> Vec<u8> {
+        if shard < self.k {
+            (0..self.k).map(|column| u8::from(column == shard)).collect()
+        } else {
+            times(&vandermonde_row(shard, self.k), &self.to_systematic)
+        }
+    }
+
+    /// Makes parity shards from all data shards, all of one length.
+    pub(crate) fn parity(&self, data: &[&[u8]], shards: std::ops::Range<usize>) -> Vec<Vec<u8>> {
+        let rows: Matrix = shards.map(|shard| self.row(shard)).collect();
+        let mut parity = vec![vec![0; data.first().map_or(0, |shard| shard.len())]; rows.len()];
+        combine(&rows, data, &mut parity.iter_mut().map(|shard| &mut shard[..]).collect::<Vec<_>>());
+        parity
+    }
+
+    /// What rebuilds shards from those numbered `present`: the first k of them are used. None where they are fewer than k, or one
+    /// is named twice.
+    pub(crate) fn decoder(&self, present: &[usize]) -> Option<Decoder<'_>> {
+        let present = present.get(..self.k)?.to_vec();
+        let rows: Matrix = present.iter().map(|shard| self.row(*shard)).collect();
+        Some(Decoder { code: self, to_data: invert(rows)?, present })
+    }
+}
+
+/// Rebuilds shards, or the same range of each, from one set of k.
+#[derive(Debug)]
+pub(crate) struct Decoder<'a> {
+    code: &'a Code,
+    to_data: Matrix,
+    /// The shards that are used, in the order in which their bytes are given.
+    pub(crate) present: Vec<usize>,
+}
+
+impl Decoder<'_> {
+    /// Rebuilds shard `wanted` into `out` from the bytes of the shards [`Decoder::present`], all as long as `out`.
+    pub(crate) fn rebuild(&self, wanted: usize, inputs: &[&[u8]], out: &mut [u8]) {
+        let row = times(&self.code.row(wanted), &self.to_data);
+        combine(&[row], inputs, &mut [out]);
+    }
+}
+
+fn vandermonde_row(row: usize, columns: usize) -> Vec<u8> {
+    (0..columns).map(|column| field::exp(row as u8, column)).collect()
+}
+
+fn times(row: &[u8], matrix: &Matrix) -> Vec<u8> {
+    let mut product = vec![0; row.len()];
+    for (factor, line) in row.iter().zip(matrix) {
+        field::mul_slice_xor(*factor, line, &mut product);
+    }
+    product
+}
+
+/// Gauss-Jordan. None where the matrix has no inverse.
+fn invert(mut matrix: Matrix) -> Option<Matrix> {
+    let size = matrix.len();
+    for (at, row) in matrix.iter_mut().enumerate() {
+        row.extend((0..size).map(|column| u8::from(column == at)));
+    }
+    for at in 0..size {
+        let pivot = (at..size).find(|row| matrix[*row][at] != 0)?;
+        matrix.swap(at, pivot);
+        let scale = field::div(1, matrix[at][at]);
+        let line: Vec<u8> = matrix[at].iter().map(|value| field::mul(*value, scale)).collect();
+        for (other, row) in matrix.iter_mut().enumerate() {
+            if other != at {
+                let factor = row[at];
+                field::mul_slice_xor(factor, &line, row);
+            }
+        }
+        matrix[at] = line;
+    }
+    matrix.iter_mut().for_each(|row| {
+        row.drain(..size);
+    });
+    Some(matrix)
+}
+
+/// Each output becomes the sum of the inputs, each multiplied with its number in the output's row.
+fn combine(rows: &[Vec<u8>], inputs: &[&[u8]], outs: &mut [&mut [u8]]) {
+    let bytes = outs.first().map_or(0, |out| out.len());
+    for start in (0..bytes).step_by(STRIP_BYTES) {
+        let strip = start..(start + STRIP_BYTES).min(bytes);
+        for (row, out) in rows.iter().zip(outs.iter_mut()) {
+            let out = &mut out[strip.clone()];
+            let mut is_first = true;
+            for (factor, input) in row.iter().zip(inputs) {
+                match (*factor, is_first) {
+                    (0, _) => continue,
+                    (factor, true) => field::mul_slice(factor, &input[strip.clone()], out),
+                    (factor, false) => field::mul_slice_xor(factor, &input[strip.clone()], out),
+                }
+                is_first = false;
+            }
+        }
+    }
+}
+
+/// Why shards could not be made or rebuilt.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum CodeError {
+    /// No code has these numbers.
+    #[error("there is no code of {k} out of {n} shards")]
+    Shape {
+        /// How many shards rebuild.
+        k: usize,
+        /// How many there are.
+        n: usize,
+    },
+    /// Too few shards are at hand.
+    #[error("{present} shards are at hand, {k} are needed")]
+    TooFew {
+        /// How many are at hand.
+        present: usize,
+        /// How many are needed.
+        k: usize,
+    },
+    /// The shards are not of one length.
+    #[error("shard {shard} has {found} bytes, not {expected} as the others")]
+    Length {
+        /// The shard that differs.
+        shard: usize,
+        /// Its length.
+        found: usize,
+        /// The others'.
+        expected: usize,
+    },
+    /// There can be no shard of that number.
+    #[error("there is no shard {shard}: stripes have at most {limit}")]
+    Number {
+        /// The number.
+        shard: usize,
+        /// How many a stripe may have.
+        limit: usize,
+    },
+}
