@@ -41,6 +41,10 @@ pub const READ_PACKS_MAX: usize = 4096;
 /// The most records of each kind in one [`ReadReply::Where`].
 pub const READ_WHERE_RECORDS_MAX: usize = 256;
 
+/// The longest [`Hello`], in bytes.
+pub const HELLO_BYTES_MAX: usize = 32 << 10;
+/// The most admissions in one [`Hello`].
+pub const HELLO_ADMISSIONS_MAX: usize = 8;
 /// The most bytes of records in one [`Message::Records`].
 pub const RECORDS_BYTES_MAX: usize = 256 << 10;
 /// The most ids in one [`Message::Have`] or [`Message::Want`].

@@ -1,7 +1,8 @@
 //! The mesh stream: who each side is, and the records of the directory.
 
-use super::{BUCKETS_PER_KIND, IDS_MAX, KINDS, RECORDS_BYTES_MAX, frame_type};
-use backmesh_format::membership::Certificate;
+use super::{BUCKETS_PER_KIND, HELLO_ADMISSIONS_MAX, HELLO_BYTES_MAX, IDS_MAX, KINDS, RECORDS_BYTES_MAX, frame_type};
+use backmesh_format::charter::Charter;
+use backmesh_format::membership::{Admission, Certificate};
 use backmesh_format::{Bytes, DecodeError, Signed, Wire, WorkgroupId, wire_enum, wire_struct};
 
 wire_enum! {
@@ -82,6 +83,10 @@ wire_struct! {
         pub workgroup: WorkgroupId,
         /// Why the sender is a member, or thinks that it may become one; absent for one that only reads.
         pub certificate: Option<Signed<Certificate>>,
+        /// Who countersigned it: some of the admissions that the sender knows, at most [`super::HELLO_ADMISSIONS_MAX`].
+        pub admissions: Vec<Signed<Admission>>,
+        /// The newest charter that the sender knows, so that a joiner brings along the one that names its admin.
+        pub charter: Option<Signed<Charter>>,
         /// Where the sender sees the receiver; empty where it does not know. A node behind a router learns its address so.
         pub observed: String,
     }
@@ -215,7 +220,12 @@ impl Wire for Message {
 
     fn take(r: &mut backmesh_format::Reader<'_>) -> Result<Self, DecodeError> {
         match u8::take(r)? {
-            HELLO => Ok(Self::Hello(Box::new(Hello::take(r)?))),
+            HELLO => {
+                limit("bytes of a hello", r.remaining(), HELLO_BYTES_MAX)?;
+                let hello = Box::new(Hello::take(r)?);
+                limit("count of admissions", hello.admissions.len(), HELLO_ADMISSIONS_MAX)?;
+                Ok(Self::Hello(hello))
+            }
             WELCOME => Ok(Self::Welcome { standing: Standing::take(r)? }),
             REFUSED => Ok(Self::Refused { reason: RefusedReason::take(r)?, text: String::take(r)? }),
             DIGEST => Ok(Self::Digest { root: r.array()? }),
