@@ -132,6 +132,57 @@ const IS_TORN: u16 = 64;
 const HAS_WINDOWS: u16 = 128;
 const KNOWN: u16 = 255;
 
+impl Entry {
+    /// Refuses what would be refused when it is read: whoever writes an entry asks this first, so that nothing is kept that cannot
+    /// be restored.
+    ///
+    /// # Errors
+    /// `Invalid` or `Limit`, naming the part.
+    pub fn check(&self) -> Result<(), DecodeError> {
+        if self.mode > MODE_MAX {
+            return Err(DecodeError::Invalid("the mode of a file"));
+        }
+        within("link target", self.link_target().len(), limits::PATH_BYTES_MAX)?;
+        within("name of an owner", self.user.len().max(self.group.len()), limits::NAME_BYTES_MAX)?;
+        for (name, value) in &self.xattrs {
+            within("name of an extended attribute", name.len(), limits::NAME_BYTES_MAX)?;
+            within("extended attribute", value.len(), limits::PATH_BYTES_MAX)?;
+        }
+        let mut times = vec![self.modified];
+        if let Some(windows) = &self.windows {
+            within("security descriptor", windows.security_descriptor.len(), limits::PATH_BYTES_MAX)?;
+            within("short name", windows.short_name.len(), limits::NAME_BYTES_MAX)?;
+            times.push(windows.created);
+        }
+        for time in times {
+            within("nanoseconds", time.nanoseconds as usize, NANOSECONDS_MAX as usize)?;
+        }
+        let Kind::File { content, .. } = &self.kind else { return Ok(()) };
+        let (Content::Chunks(chunks) | Content::Pages { pages: chunks, .. }) = content;
+        for chunk in chunks {
+            within("chunk length", chunk.bytes as usize, limits::CHUNK_BYTES_MAX as usize)?;
+        }
+        match content {
+            Content::Pages { depth, .. } if *depth == 0 || *depth > DEPTH_MAX => {
+                Err(DecodeError::Invalid("the depth of a chunk list"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn link_target(&self) -> &[u8] {
+        if let Kind::Symlink { target } = &self.kind { target } else { &[] }
+    }
+}
+
+fn within(what: &'static str, found: usize, limit: usize) -> Result<(), DecodeError> {
+    if found > limit { Err(DecodeError::Limit { what, found: found as u64, limit: limit as u64 }) } else { Ok(()) }
+}
+
+const MODE_MAX: u16 = 0o7777;
+const NANOSECONDS_MAX: u32 = 999_999_999;
+const DEPTH_MAX: u8 = 8;
+
 impl Wire for Entry {
     fn put(&self, w: &mut Writer) {
         let present = [
@@ -191,7 +242,7 @@ impl Wire for Entry {
         }
         let has = |bit| present & bit != 0;
         let mode = u16::take(r)?;
-        if mode > 0o7777 {
+        if mode > MODE_MAX {
             return Err(DecodeError::Invalid("the mode of a file"));
         }
         Ok(Self {
@@ -250,7 +301,7 @@ fn take_kind(r: &mut Reader<'_>) -> Result<Kind, DecodeError> {
         3 => {
             let bytes = r.varint()?;
             let depth = u8::take(r)?;
-            if depth == 0 || depth > 8 {
+            if depth == 0 || depth > DEPTH_MAX {
                 return Err(DecodeError::Invalid("the depth of a chunk list"));
             }
             Kind::File { bytes, content: Content::Pages { depth, pages: take_chunks(r)? } }
@@ -288,7 +339,7 @@ fn put_time(time: &FileTime, w: &mut Writer) {
 fn take_time(r: &mut Reader<'_>) -> Result<FileTime, DecodeError> {
     let zigzag = r.varint()?;
     let seconds = (zigzag >> 1) as i64 ^ -((zigzag & 1) as i64);
-    Ok(FileTime { seconds, nanoseconds: r.varint_max("nanoseconds", 999_999_999)? as u32 })
+    Ok(FileTime { seconds, nanoseconds: r.varint_max("nanoseconds", u64::from(NANOSECONDS_MAX))? as u32 })
 }
 
 fn take_windows(r: &mut Reader<'_>) -> Result<WindowsMeta, DecodeError> {

@@ -5,10 +5,12 @@ use crate::id::{CopysetId, NodeId, PackId, VaultId};
 use crate::record::Signed;
 use crate::stripe::Purpose;
 use crate::vault::WriterCert;
-use crate::{UnixMillis, record};
+use crate::wire::DecodeError;
+use crate::{UnixMillis, limits, record};
 
 record! {
-    /// The plan: which members keep the shards of many stripes, signed by the vault's writer. The highest sequence counts.
+    /// The plan: which members keep the shards of many stripes, signed by the vault's writer. The highest
+    /// generation counts, and of one generation the highest sequence.
     b"BMcs" "copyset"
     pub struct Copyset {
         /// The writer that signed, and that it may.
@@ -29,6 +31,27 @@ record! {
         pub slot_bytes_max: u64,
         /// Takes no new stripes.
         pub closed: bool,
+    }
+}
+
+impl Copyset {
+    /// Checks that the numbers and the slots belong together.
+    ///
+    /// # Errors
+    /// `Invalid` or `Limit`, naming what does not.
+    pub fn check(&self) -> Result<(), DecodeError> {
+        let slots = self.slots.len();
+        if slots > limits::SHARDS_MAX {
+            return Err(DecodeError::Limit { what: "count of slots", found: slots as u64, limit: limits::SHARDS_MAX as u64 });
+        }
+        if self.k == 0 || slots < usize::from(self.k) {
+            return Err(DecodeError::Invalid("the copyset's k and slots"));
+        }
+        let twice = (1..slots).any(|later| self.slots[..later].contains(&self.slots[later]));
+        if twice || self.slots.contains(&self.writer.node) {
+            return Err(DecodeError::Invalid("the copyset's holders"));
+        }
+        Ok(())
     }
 }
 
@@ -81,8 +104,10 @@ record! {
     pub struct Release {
         /// The writer that signed, and that it may.
         pub writer: Signed<WriterCert>,
-        /// Rises with each release or un-release of the vault.
+        /// Rises with each release of the generation; a holder acts once on each.
         pub sequence: u64,
+        /// 0 for whole packs, else only the shards of this number and above: a lowered level retires slots and keeps the rest.
+        pub first_shard: u8,
         /// The packs, at most [`crate::limits::RELEASE_PACKS_MAX`].
         pub packs: Vec<PackId>,
     }
@@ -94,9 +119,9 @@ record! {
     pub struct Unrelease {
         /// The vault.
         pub vault: VaultId,
-        /// Rises with each release or un-release of the vault.
+        /// Rises with each un-release of the vault.
         pub sequence: u64,
-        /// Releases up to this generation of writers are void altogether; 0 voids none.
+        /// Releases by writers up to this generation, of every seat, are void altogether; 0 voids none.
         pub generations_void: u64,
         /// The packs taken back, at most [`crate::limits::RELEASE_PACKS_MAX`].
         pub packs: Vec<PackId>,

@@ -4,6 +4,7 @@
 //! anything about another. The root signing key is only ever held while a phrase is at hand.
 
 use crate::id::{ChunkId, MachineId, PublicKey, VaultId, WorkgroupId};
+use crate::wire::{DecodeError, Reader, Wire, Writer};
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
@@ -68,9 +69,15 @@ impl VaultSecret {
         VaultId(self.root().public().0)
     }
 
-    /// The X25519 secret that opens what was sealed in `generation`.
+    /// The X25519 secret that opens what was sealed in `generation` of the vault's first seat.
     pub fn unsealing_secret(&self, generation: u64) -> Zeroizing<[u8; 32]> {
-        let input = Zeroizing::new([&self.0[..], &generation.to_le_bytes()[..]].concat());
+        self.unsealing_secret_of(0, generation)
+    }
+
+    /// The X25519 secret that opens what was sealed in `generation` of `seat`: a stolen machine opens neither what its owner's
+    /// other machines seal nor what is sealed after it was replaced.
+    pub fn unsealing_secret_of(&self, seat: u16, generation: u64) -> Zeroizing<[u8; 32]> {
+        let input = Zeroizing::new([&self.0[..], &generation.to_le_bytes()[..], &seat.to_le_bytes()[..]].concat());
         Zeroizing::new(blake3::derive_key("backmesh 1 vault unsealing key of a generation", &input))
     }
 
@@ -87,7 +94,7 @@ impl std::fmt::Debug for VaultSecret {
 }
 
 /// The key that turns a chunk's bytes into its id, so that ids tell nothing to who has only the bytes.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
 pub struct ChunkIdKey([u8; 32]);
 
 impl ChunkIdKey {
@@ -110,6 +117,15 @@ impl ChunkIdKey {
     pub fn chunker_seed(&self) -> u64 {
         let derived = blake3::derive_key("backmesh 1 chunker seed", &self.0);
         u64::from_le_bytes([derived[0], derived[1], derived[2], derived[3], derived[4], derived[5], derived[6], derived[7]])
+    }
+}
+
+impl Wire for ChunkIdKey {
+    fn put(&self, w: &mut Writer) {
+        w.bytes(&self.0);
+    }
+    fn take(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        r.array().map(Self)
     }
 }
 

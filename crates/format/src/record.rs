@@ -74,10 +74,16 @@ pub struct Signed<T> {
 }
 
 impl<T: Record> Signed<T> {
-    /// Signs a record with each of `signers`, at most [`limits::SIGNATURES_MAX`].
+    /// Signs a record with each of `signers`, once each, at most [`limits::SIGNATURES_MAX`].
     pub fn new(record: T, signers: &[&KeyPair]) -> Self {
         let envelope = to_envelope(&record);
-        let signatures = signers.iter().map(|key| (key.public(), key.sign(&signing_input(&envelope)))).collect();
+        let input = signing_input(&envelope);
+        let mut signatures: Vec<(PublicKey, [u8; 64])> = Vec::new();
+        for key in signers.iter().take(limits::SIGNATURES_MAX) {
+            if signatures.iter().all(|(signer, _)| *signer != key.public()) {
+                signatures.push((key.public(), key.sign(&input)));
+            }
+        }
         Self { record, envelope, signatures }
     }
 

@@ -5,16 +5,16 @@
 use crate::charter::{Charter, check_charter};
 use crate::keys::KeyPair;
 use crate::membership::{Invitation, check_invitation};
-use crate::record::{Signed, from_envelope, to_envelope};
+use crate::record::{Record, Signed, from_envelope, to_envelope};
 use crate::wire::DecodeError;
-use crate::{id::WorkgroupId, record};
+use crate::{id::WorkgroupId, wire_struct};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-record! {
+wire_struct! {
     /// What the token's text holds.
-    b"BMtk" "token"
+    #[derive(Clone, PartialEq, Eq)]
     pub struct Token {
         /// The newest charter that the admin knows.
         pub charter: Signed<Charter>,
@@ -22,6 +22,17 @@ record! {
         pub invitation: Signed<Invitation>,
         /// The secret half of the invitation's key.
         pub secret: [u8; 32],
+    }
+}
+
+impl Record for Token {
+    const MAGIC: [u8; 4] = *b"BMtk";
+    const NAME: &'static str = "token";
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Token").field("charter", &self.charter).field("invitation", &self.invitation).finish_non_exhaustive()
     }
 }
 

@@ -3,10 +3,11 @@
 use crate::catalogue::CatalogueRoot;
 use crate::id::{MachineId, NodeId, PublicKey, RecordHash, SealingKey, SnapshotId, VaultId, WorkgroupId};
 use crate::index::{ChunkRef, SegmentRef};
+use crate::keys::ChunkIdKey;
 use crate::record::{Record, Signed, to_envelope};
 use crate::stripe::KeySlot;
 use crate::wire::Bytes;
-use crate::{UnixMillis, record, wire_enum};
+use crate::{UnixMillis, record, wire_enum, wire_struct};
 
 record! {
     /// That a key may write to the vault, signed by the vault's root key. A vault has one line of writers per machine of its
@@ -82,14 +83,38 @@ record! {
 
 record! {
     /// What only the vault's own keys can read of a head.
+    #[derive(Default)]
     b"BMhb" "head body"
     pub struct HeadBody {
         /// The newest snapshots of the seat, oldest first, at most [`SNAPSHOTS_INLINE_MAX`].
         pub snapshots: Vec<Snapshot>,
-        /// Older ones: chunks that each hold a list of [`Snapshot`]s in the same order.
+        /// Older ones: chunks that each hold a [`SnapshotPage`], in the same order.
         pub older: Vec<ChunkRef>,
         /// Where the chunks lie.
         pub segments: Vec<SegmentRef>,
+        /// The dedup domains whose chunks the segments name, beside the vault's own, which is number 0 and not listed.
+        pub domains: Vec<DedupDomain>,
+    }
+}
+
+record! {
+    /// Snapshots that a head no longer names itself, oldest first: the content of a chunk.
+    #[derive(Default)]
+    b"BMsp" "page of snapshots"
+    pub struct SnapshotPage {
+        /// The snapshots.
+        pub snapshots: Vec<Snapshot>,
+    }
+}
+
+wire_struct! {
+    /// Those who name equal chunks equally: a vault alone, or several that trust each other with what they have in common.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct DedupDomain {
+        /// What [`SegmentRef::domain`] calls it, at least 1.
+        pub number: u32,
+        /// The key of its chunk ids.
+        pub key: ChunkIdKey,
     }
 }
 

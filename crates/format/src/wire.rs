@@ -277,7 +277,7 @@ impl Wire for Bytes {
 /// A text of at most 1,024 bytes of UTF-8: a u16 length, then the bytes.
 impl Wire for String {
     fn put(&self, w: &mut Writer) {
-        let text = self.get(..self.floor_char_boundary(TEXT_BYTES_MAX)).unwrap_or_default();
+        let text = cut(self);
         (text.len() as u16).put(w);
         w.bytes(text.as_bytes());
     }
@@ -291,7 +291,13 @@ impl Wire for String {
     }
 }
 
-/// The longest text in a record, in bytes of UTF-8.
+/// The beginning of a text that fits into a record, cut between two characters.
+fn cut(text: &str) -> &str {
+    let fits = (0..=text.len().min(TEXT_BYTES_MAX)).rev().find_map(|end| text.get(..end));
+    fits.unwrap_or_default()
+}
+
+/// The longest text in a record, in bytes of UTF-8; what is longer is cut when it is written.
 pub const TEXT_BYTES_MAX: usize = 1024;
 
 /// Declares a struct whose bytes are its fields in order.
