@@ -1,0 +1,424 @@
+//! Frames on a stream: a length as `u32` little-endian, then so many bytes. The length 0xFFFF_FFFF ends a direction, so that a
+//! connection that breaks between two frames is never mistaken for an end.
+//!
+//! A length is only believed as its bytes arrive: memory grows by doubling from 64 KiB. Back-pressure is Yamux's: a writer waits once
+//! the peer's window is full, and the window opens as the peer reads.
+
+use crate::links::{Link, StreamPermit};
+use backmesh_format::NodeId;
+use futures::io::{ReadHalf, WriteHalf};
+use futures::{AsyncReadExt, AsyncWriteExt};
+use libp2p::swarm;
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+const END: u32 = u32::MAX;
+const HEADER_BYTES: usize = 4;
+/// Memory is given to a frame in steps of at least this much.
+const STEP_BYTES: usize = 64 << 10;
+/// What is read ahead, and what small frames are gathered into before they are sent.
+const BUFFER_BYTES: usize = 16 << 10;
+const STALL_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
+
+/// Why a frame was not read or written. After any error but [`FrameError::Idle`] the stream is of no more use.
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    /// The peer announced, or this node wanted to send, more than allowed.
+    #[error("a frame of {bytes} bytes, allowed are {bytes_max}")]
+    TooLong {
+        /// What was announced.
+        bytes: u64,
+        /// What is allowed.
+        bytes_max: u64,
+    },
+    /// The stream ended without its end mark: the peer dropped it, or the connection broke.
+    #[error("the stream was cut off by the peer or by a broken connection")]
+    CutOff,
+    /// The connection was closed, on this side or because the peer went silent.
+    #[error("the connection is closed")]
+    Disconnected,
+    /// The peer stopped in the middle of a frame, or reads nothing.
+    #[error("the peer moved too little for {} seconds", stalled.as_secs())]
+    Stalled {
+        /// How long this side waited.
+        stalled: Duration,
+    },
+    /// No frame began for as long as the reader was told to wait. The next call goes on waiting.
+    #[error("nothing came for {} seconds", waited.as_secs())]
+    Idle {
+        /// How long this side waited.
+        waited: Duration,
+    },
+    /// An earlier write was given up half-way, so the peer could no longer tell the frames apart.
+    #[error("an earlier frame was not written to its end")]
+    Broken,
+    /// The connection failed.
+    #[error("the connection failed: {0}")]
+    Io(#[source] io::Error),
+}
+
+/// An accepted stream: frames both ways.
+pub struct Stream {
+    socket: swarm::Stream,
+    hold: Arc<Hold>,
+}
+
+/// What lives as long as either half of a stream.
+struct Hold {
+    link: Arc<Link>,
+    _permit: StreamPermit,
+}
+
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Stream({:?})", self.hold.link.peer)
+    }
+}
+
+impl Stream {
+    pub(crate) fn new(socket: swarm::Stream, link: Arc<Link>, permit: StreamPermit) -> Self {
+        Self { socket, hold: Arc::new(Hold { link, _permit: permit }) }
+    }
+
+    /// Who is at the other end.
+    pub fn peer(&self) -> NodeId {
+        self.hold.link.peer
+    }
+
+    /// Both directions, to be used side by side. The stream is gone when both are dropped.
+    pub fn split(self) -> (FrameReader, FrameWriter) {
+        let Self { socket, hold } = self;
+        let (read, write) = socket.split();
+        let closed = hold.link.closed();
+        let reader = FrameReader {
+            socket: read,
+            closed: closed.clone(),
+            hold: hold.clone(),
+            buffer: Vec::new(),
+            position: 0,
+            partial: None,
+            ended: None,
+            idle_timeout: None,
+            stall_timeout: STALL_TIMEOUT_DEFAULT,
+        };
+        let writer =
+            FrameWriter { socket: write, closed, hold, buffer: Vec::new(), broken: false, stall_timeout: STALL_TIMEOUT_DEFAULT };
+        (reader, writer)
+    }
+}
+
+/// Reads the peer's frames.
+pub struct FrameReader {
+    socket: ReadHalf<swarm::Stream>,
+    closed: watch::Receiver<()>,
+    hold: Arc<Hold>,
+    /// Bytes read ahead; those before `position` are used up.
+    buffer: Vec<u8>,
+    position: usize,
+    partial: Option<Partial>,
+    ended: Option<End>,
+    idle_timeout: Option<Duration>,
+    stall_timeout: Duration,
+}
+
+/// A frame on its way. Kept in the reader, so that a caller may give up waiting and call again.
+struct Partial {
+    frame_bytes: usize,
+    /// As long as what is made room for; the first `received` are real.
+    bytes: Vec<u8>,
+    received: usize,
+}
+
+#[derive(Clone, Copy)]
+enum End {
+    Clean,
+    Broken,
+}
+
+impl std::fmt::Debug for FrameReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "FrameReader({:?})", self.hold.link.peer)
+    }
+}
+
+impl FrameReader {
+    /// Who is at the other end.
+    pub fn peer(&self) -> NodeId {
+        self.hold.link.peer
+    }
+
+    /// How long [`FrameReader::next`] waits for a frame to begin. Default: for ever, as a peer that is gone is noticed anyway.
+    pub fn set_idle_timeout(&mut self, timeout: Option<Duration>) {
+        self.idle_timeout = timeout;
+    }
+
+    /// How long 64 KiB of a frame, or what is left of it, may take once it began. Default 60 s, about 1 KiB/s; too short breaks slow
+    /// lines, too long lets a peer hold a stream for nothing.
+    pub fn set_stall_timeout(&mut self, timeout: Duration) {
+        self.stall_timeout = timeout;
+    }
+
+    /// The next frame, or `None` after the peer's last. May be dropped while it waits and called again; nothing is lost.
+    ///
+    /// # Errors
+    /// See [`FrameError`]. A frame longer than `bytes_max` is refused by its length, before any of it is read.
+    pub async fn next(&mut self, bytes_max: usize) -> Result<Option<Vec<u8>>, FrameError> {
+        match self.ended {
+            Some(End::Clean) => return Ok(None),
+            Some(End::Broken) => return Err(FrameError::Broken),
+            None => {}
+        }
+        match self.read_frame(bytes_max).await {
+            Ok(Some(frame)) => Ok(Some(frame)),
+            Ok(None) => {
+                self.ended = Some(End::Clean);
+                Ok(None)
+            }
+            Err(idle @ FrameError::Idle { .. }) => Err(idle),
+            Err(error) => {
+                self.ended = Some(End::Broken);
+                self.partial = None;
+                Err(error)
+            }
+        }
+    }
+
+    async fn read_frame(&mut self, bytes_max: usize) -> Result<Option<Vec<u8>>, FrameError> {
+        if self.partial.is_none() {
+            let frame_bytes = match self.read_header().await? {
+                END => return Ok(None),
+                length if length as usize > bytes_max => {
+                    return Err(FrameError::TooLong { bytes: length.into(), bytes_max: bytes_max as u64 });
+                }
+                length => length as usize,
+            };
+            self.partial = Some(Partial { frame_bytes, bytes: Vec::new(), received: 0 });
+        }
+        self.read_body().await?;
+        Ok(self.partial.take().map(|partial| partial.bytes))
+    }
+
+    async fn read_header(&mut self) -> Result<u32, FrameError> {
+        let mut deadline = None;
+        loop {
+            let ahead = &self.buffer[self.position..];
+            if let Some(header) = ahead.first_chunk::<HEADER_BYTES>() {
+                self.position += HEADER_BYTES;
+                return Ok(u32::from_le_bytes(*header));
+            }
+            let begun = !ahead.is_empty();
+            self.buffer.drain(..self.position);
+            self.position = 0;
+            let timeout = if begun { Some(self.stall_timeout) } else { self.idle_timeout };
+            let deadline = *deadline.get_or_insert_with(|| timeout.map(|timeout| Instant::now() + timeout));
+            let filled = self.buffer.len();
+            self.buffer.resize(BUFFER_BYTES, 0);
+            let read = bounded(self.socket.read(&mut self.buffer[filled..]), &mut self.closed, deadline).await;
+            self.buffer.truncate(filled + read.as_ref().map_or(0, |read| *read.as_ref().unwrap_or(&0)));
+            match read {
+                Ok(Ok(0)) => return Err(FrameError::CutOff),
+                Ok(Ok(_)) => self.hold.link.touch(),
+                Ok(Err(error)) => return Err(FrameError::Io(error)),
+                Err(Interrupted::Closed) => return Err(FrameError::Disconnected),
+                Err(Interrupted::Timeout) if begun => return Err(FrameError::Stalled { stalled: self.stall_timeout }),
+                Err(Interrupted::Timeout) => return Err(FrameError::Idle { waited: timeout.unwrap_or_default() }),
+            }
+        }
+    }
+
+    async fn read_body(&mut self) -> Result<(), FrameError> {
+        let Some(partial) = &mut self.partial else { return Ok(()) };
+        let ahead = &self.buffer[self.position..];
+        let taken = ahead.len().min(partial.frame_bytes - partial.received);
+        partial.bytes.truncate(partial.received);
+        partial.bytes.extend_from_slice(&ahead[..taken]);
+        partial.received += taken;
+        self.position += taken;
+        let mut deadline = Instant::now() + self.stall_timeout;
+        let mut step_end = partial.received + STEP_BYTES;
+        while partial.received < partial.frame_bytes {
+            if partial.bytes.len() == partial.received {
+                let room = partial.received.max(STEP_BYTES).min(partial.frame_bytes - partial.received);
+                partial.bytes.reserve_exact(room);
+                partial.bytes.resize(partial.received + room, 0);
+            }
+            let read = self.socket.read(&mut partial.bytes[partial.received..]);
+            match bounded(read, &mut self.closed, Some(deadline)).await {
+                Ok(Ok(0)) => return Err(FrameError::CutOff),
+                Ok(Ok(read)) => partial.received += read,
+                Ok(Err(error)) => return Err(FrameError::Io(error)),
+                Err(Interrupted::Closed) => return Err(FrameError::Disconnected),
+                Err(Interrupted::Timeout) => return Err(FrameError::Stalled { stalled: self.stall_timeout }),
+            }
+            self.hold.link.touch();
+            if partial.received >= step_end {
+                step_end = partial.received + STEP_BYTES;
+                deadline = Instant::now() + self.stall_timeout;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes frames to the peer. Small ones are gathered until [`FrameWriter::flush`].
+pub struct FrameWriter {
+    socket: WriteHalf<swarm::Stream>,
+    closed: watch::Receiver<()>,
+    hold: Arc<Hold>,
+    buffer: Vec<u8>,
+    /// A write is under way, or was given up half-way.
+    broken: bool,
+    stall_timeout: Duration,
+}
+
+impl std::fmt::Debug for FrameWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "FrameWriter({:?})", self.hold.link.peer)
+    }
+}
+
+impl FrameWriter {
+    /// Who is at the other end.
+    pub fn peer(&self) -> NodeId {
+        self.hold.link.peer
+    }
+
+    /// How long a write may wait for the peer to read anything. Default 60 s. A peer that syncs a slow disk before it reads on needs
+    /// more.
+    pub fn set_stall_timeout(&mut self, timeout: Duration) {
+        self.stall_timeout = timeout;
+    }
+
+    /// Writes one frame. It may stay in the buffer until [`FrameWriter::flush`]; waits while the peer's window is full.
+    ///
+    /// # Errors
+    /// See [`FrameError`]. If the call is dropped before it ends, the stream is of no more use.
+    pub async fn send(&mut self, frame: &[u8]) -> Result<(), FrameError> {
+        self.send_parts(&[frame]).await
+    }
+
+    /// Writes one frame made of these parts, so that a header and 16 MiB of payload need not be joined first.
+    ///
+    /// # Errors
+    /// As [`FrameWriter::send`].
+    pub async fn send_parts(&mut self, parts: &[&[u8]]) -> Result<(), FrameError> {
+        let bytes = parts.iter().map(|part| part.len() as u64).sum();
+        let header = u32::try_from(bytes).ok().filter(|length| *length != END);
+        let header = header.ok_or(FrameError::TooLong { bytes, bytes_max: u64::from(END - 1) })?.to_le_bytes();
+        self.begin()?;
+        self.write(&header).await?;
+        for part in parts {
+            self.write(part).await?;
+        }
+        self.broken = false;
+        Ok(())
+    }
+
+    /// Sends what is in the buffer.
+    ///
+    /// # Errors
+    /// As [`FrameWriter::send`].
+    pub async fn flush(&mut self) -> Result<(), FrameError> {
+        self.begin()?;
+        self.write_buffer().await?;
+        let flush = self.socket.flush();
+        settle(bounded(flush, &mut self.closed, Some(Instant::now() + self.stall_timeout)).await, self.stall_timeout)?;
+        self.broken = false;
+        Ok(())
+    }
+
+    /// Sends what is in the buffer and ends this direction; the other one stays open. A writer that is dropped without it looks to
+    /// the peer like a connection that broke.
+    ///
+    /// # Errors
+    /// As [`FrameWriter::send`].
+    pub async fn close(mut self) -> Result<(), FrameError> {
+        self.begin()?;
+        self.write(&END.to_le_bytes()).await?;
+        self.write_buffer().await?;
+        let close = self.socket.close();
+        settle(bounded(close, &mut self.closed, Some(Instant::now() + self.stall_timeout)).await, self.stall_timeout)
+    }
+
+    fn begin(&mut self) -> Result<(), FrameError> {
+        if std::mem::replace(&mut self.broken, true) { Err(FrameError::Broken) } else { Ok(()) }
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> Result<(), FrameError> {
+        if self.buffer.len() + bytes.len() <= BUFFER_BYTES {
+            self.buffer.extend_from_slice(bytes);
+            return Ok(());
+        }
+        self.write_buffer().await?;
+        if bytes.len() <= BUFFER_BYTES {
+            self.buffer.extend_from_slice(bytes);
+            return Ok(());
+        }
+        write_all(&mut self.socket, &mut self.closed, &self.hold, bytes, self.stall_timeout).await
+    }
+
+    async fn write_buffer(&mut self) -> Result<(), FrameError> {
+        write_all(&mut self.socket, &mut self.closed, &self.hold, &self.buffer, self.stall_timeout).await?;
+        self.buffer.clear();
+        Ok(())
+    }
+}
+
+async fn write_all(
+    socket: &mut WriteHalf<swarm::Stream>,
+    closed: &mut watch::Receiver<()>,
+    hold: &Hold,
+    mut bytes: &[u8],
+    stall_timeout: Duration,
+) -> Result<(), FrameError> {
+    while !bytes.is_empty() {
+        let write = bounded(socket.write(bytes), closed, Some(Instant::now() + stall_timeout)).await;
+        match settle(write, stall_timeout)? {
+            0 => return Err(FrameError::CutOff),
+            written => bytes = &bytes[written..],
+        }
+        hold.link.touch();
+    }
+    Ok(())
+}
+
+fn settle<T>(outcome: Result<io::Result<T>, Interrupted>, stalled: Duration) -> Result<T, FrameError> {
+    match outcome {
+        Ok(Ok(value)) => Ok(value),
+        // Yamux's word for a stream or connection that is no more.
+        Ok(Err(error)) if error.kind() == io::ErrorKind::WriteZero => Err(FrameError::CutOff),
+        Ok(Err(error)) => Err(FrameError::Io(error)),
+        Err(Interrupted::Closed) => Err(FrameError::Disconnected),
+        Err(Interrupted::Timeout) => Err(FrameError::Stalled { stalled }),
+    }
+}
+
+enum Interrupted {
+    Closed,
+    Timeout,
+}
+
+/// Awaits `work`, but not beyond the connection or the deadline. What has already arrived is read even when the connection is closed.
+async fn bounded<F: Future>(
+    work: F,
+    closed: &mut watch::Receiver<()>,
+    deadline: Option<Instant>,
+) -> Result<F::Output, Interrupted> {
+    let expired = async {
+        match deadline {
+            Some(deadline) => tokio::time::sleep_until(deadline).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        output = work => Ok(output),
+        // Only ever changes by ending.
+        _ = closed.changed() => Err(Interrupted::Closed),
+        () = expired => Err(Interrupted::Timeout),
+    }
+}

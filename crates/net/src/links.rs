@@ -1,0 +1,239 @@
+//! Which connections exist, which of several with one peer is used, and who may open another stream.
+//!
+//! Two nodes that dial each other at the same moment end up with two connections. Both ends prefer the one that the smaller node id
+//! dialled, so they agree without a word; only the smaller one lets the other connection go, once no stream is on it. Of two that the
+//! same side dialled the newer counts: a node never dials a peer that it is connected to, so the older one is left over.
+
+use crate::config::Limits;
+use crate::handler::{OpenRequest, Refusal};
+use crate::{Protocol, address};
+use backmesh_format::NodeId;
+use libp2p::PeerId;
+use libp2p::swarm::ConnectionId;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+
+/// Open requests of one connection that its task has not taken yet.
+const REQUESTS_MAX: usize = 16;
+
+/// All connections of a node.
+pub(crate) struct Links {
+    pub(crate) local: NodeId,
+    pub(crate) limits: Limits,
+    peers: Mutex<Peers>,
+    inbound: Arc<Semaphore>,
+    waiting: [Arc<Semaphore>; Protocol::ALL.len()],
+    /// More events wait than anyone reads.
+    flooded: AtomicBool,
+}
+
+#[derive(Default)]
+struct Peers {
+    by_node: HashMap<NodeId, Peer>,
+    links: usize,
+    sequence: u64,
+}
+
+struct Peer {
+    inbound: Arc<Semaphore>,
+    outbound: Arc<Semaphore>,
+    links: Vec<Arc<Link>>,
+}
+
+/// One connection, as its streams and the node see it.
+pub(crate) struct Link {
+    pub(crate) peer: NodeId,
+    id: ConnectionId,
+    sequence: u64,
+    /// Whether this node dialled.
+    outbound: bool,
+    /// Not through a relay.
+    direct: bool,
+    /// Another connection with the same peer is preferred: this one goes when no stream is on it.
+    extra: AtomicBool,
+    /// No sign of life for a while.
+    silent: AtomicBool,
+    /// Counts what moved, so that a busy connection is not asked for signs of life.
+    activity: AtomicU64,
+    requests: mpsc::Sender<OpenRequest>,
+    closed: watch::Receiver<()>,
+    inbound_slots: Arc<Semaphore>,
+    outbound_slots: Arc<Semaphore>,
+}
+
+/// The ends of a link that its connection task keeps. Dropped with the connection, which is how everyone learns that it ended.
+pub(crate) struct LinkEnd {
+    pub(crate) link: Arc<Link>,
+    pub(crate) requests: mpsc::Receiver<OpenRequest>,
+    _closed: watch::Sender<()>,
+}
+
+/// The right to have a stream open.
+#[derive(Debug)]
+pub(crate) struct StreamPermit {
+    _of_peer: OwnedSemaphorePermit,
+    _of_all: Option<OwnedSemaphorePermit>,
+}
+
+/// Why a connection is not wanted.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unwanted {
+    #[error("this node dialled {0} before")]
+    Connected(NodeId),
+    #[error("too many connections in all")]
+    TooMany,
+    #[error("too many connections with this peer")]
+    TooManyOfPeer,
+    #[error("too many connections in their handshake")]
+    TooManyPending,
+    #[error("the peer's key is not an Ed25519 key")]
+    NoNodeId,
+}
+
+impl Links {
+    pub(crate) fn new(local: NodeId, limits: Limits) -> Self {
+        let waiting = std::array::from_fn(|_| Arc::new(Semaphore::new(limits.streams_waiting_max)));
+        let inbound = Arc::new(Semaphore::new(limits.streams_inbound_max));
+        Self { local, limits, peers: Mutex::default(), inbound, waiting, flooded: AtomicBool::new(false) }
+    }
+
+    fn peers(&self) -> MutexGuard<'_, Peers> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_flooded(&self, flooded: bool) {
+        self.flooded.store(flooded, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_flooded(&self) -> bool {
+        self.flooded.load(Ordering::Relaxed)
+    }
+
+    /// Takes a new connection in, or says why not.
+    pub(crate) fn add(&self, id: ConnectionId, peer: &PeerId, outbound: bool, direct: bool) -> Result<LinkEnd, Unwanted> {
+        let peer = address::node_id(peer).ok_or(Unwanted::NoNodeId)?;
+        let mut peers = self.peers();
+        if let Some(known) = peers.by_node.get(&peer) {
+            if outbound && known.links.iter().any(|link| link.outbound) {
+                return Err(Unwanted::Connected(peer));
+            }
+            if known.links.len() >= self.limits.connections_per_peer_max {
+                return Err(Unwanted::TooManyOfPeer);
+            }
+        }
+        if peers.links >= self.limits.connections_max {
+            return Err(Unwanted::TooMany);
+        }
+        peers.links += 1;
+        peers.sequence += 1;
+        let sequence = peers.sequence;
+        let slots = || Arc::new(Semaphore::new(self.limits.streams_per_peer_max));
+        let entry = peers.by_node.entry(peer).or_insert_with(|| Peer { inbound: slots(), outbound: slots(), links: Vec::new() });
+        let (requests, requests_end) = mpsc::channel(REQUESTS_MAX);
+        let (closed_end, closed) = watch::channel(());
+        let link = Arc::new(Link {
+            peer,
+            id,
+            sequence,
+            outbound,
+            direct,
+            extra: AtomicBool::new(false),
+            silent: AtomicBool::new(false),
+            activity: AtomicU64::new(0),
+            requests,
+            closed,
+            inbound_slots: entry.inbound.clone(),
+            outbound_slots: entry.outbound.clone(),
+        });
+        entry.links.push(link.clone());
+        entry.mark_extra(&self.local);
+        Ok(LinkEnd { link, requests: requests_end, _closed: closed_end })
+    }
+
+    /// Forgets a connection that ended.
+    pub(crate) fn remove(&self, id: ConnectionId, peer: &PeerId) {
+        let Some(node) = address::node_id(peer) else { return };
+        let mut peers = self.peers();
+        let Some(peer) = peers.by_node.get_mut(&node) else { return };
+        let before = peer.links.len();
+        peer.links.retain(|link| link.id != id);
+        peer.mark_extra(&self.local);
+        let removed = before - peer.links.len();
+        if peer.links.is_empty() {
+            peers.by_node.remove(&node);
+        }
+        peers.links -= removed;
+    }
+
+    /// The connection to open a stream on.
+    pub(crate) fn route(&self, node: &NodeId) -> Option<Arc<Link>> {
+        self.peers().by_node.get(node).and_then(|peer| peer.primary(&self.local)).cloned()
+    }
+
+    /// The peers with a connection.
+    pub(crate) fn connected(&self) -> Vec<NodeId> {
+        self.peers().by_node.keys().copied().collect()
+    }
+
+    /// Lets a stream of the peer in, together with its place among those that wait for attention.
+    pub(crate) fn admit(&self, link: &Link, protocol: Protocol) -> Result<(StreamPermit, OwnedSemaphorePermit), Refusal> {
+        let of_peer = link.inbound_slots.clone().try_acquire_owned().map_err(|_| Refusal::TooManyStreams)?;
+        let of_all = self.inbound.clone().try_acquire_owned().map_err(|_| Refusal::Busy)?;
+        let waiting = self.waiting[protocol as usize].clone().try_acquire_owned().map_err(|_| Refusal::Busy)?;
+        Ok((StreamPermit { _of_peer: of_peer, _of_all: Some(of_all) }, waiting))
+    }
+}
+
+impl Peer {
+    fn primary(&self, local: &NodeId) -> Option<&Arc<Link>> {
+        self.links.iter().max_by_key(|link| {
+            let silent = link.silent.load(Ordering::Relaxed);
+            (!silent, link.direct, link.outbound == (*local < link.peer), link.sequence)
+        })
+    }
+
+    fn mark_extra(&self, local: &NodeId) {
+        let Some(primary) = self.primary(local) else { return };
+        for link in &self.links {
+            let replaced = self.links.iter().any(|other| other.outbound == link.outbound && other.sequence > link.sequence);
+            let yields = *local < link.peer && !Arc::ptr_eq(link, primary);
+            link.extra.store(replaced || yields, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Link {
+    /// Something moved: the peer is there.
+    pub(crate) fn touch(&self) {
+        self.activity.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn activity(&self) -> u64 {
+        self.activity.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_extra(&self) -> bool {
+        self.extra.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_silent(&self, silent: bool) {
+        self.silent.store(silent, Ordering::Relaxed);
+    }
+
+    pub(crate) fn requests(&self) -> &mpsc::Sender<OpenRequest> {
+        &self.requests
+    }
+
+    /// Changes to an error when the connection has ended.
+    pub(crate) fn closed(&self) -> watch::Receiver<()> {
+        self.closed.clone()
+    }
+
+    /// Waits for the right to open one more stream to the peer.
+    pub(crate) async fn outbound_permit(&self) -> Option<StreamPermit> {
+        let of_peer = self.outbound_slots.clone().acquire_owned().await.ok()?;
+        Some(StreamPermit { _of_peer: of_peer, _of_all: None })
+    }
+}

@@ -1,0 +1,367 @@
+//! The task that drives libp2p's swarm: takes commands, hands out events, and waits for neither.
+
+use crate::address::{self, Address};
+use crate::behaviour::{Behaviour, Report};
+use crate::handler::HandlerEvent;
+use crate::links::{Links, Unwanted};
+use crate::muxer::{self, MuxerError};
+use crate::net::{DialError, DisconnectReason, NetError, NetEvent};
+use backmesh_format::NodeId;
+use backmesh_format::keys::KeyPair;
+use futures::StreamExt;
+use libp2p::core::ConnectedPoint;
+use libp2p::core::transport::{ListenerId, TransportError};
+use libp2p::core::upgrade::Version;
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::swarm::{self, ConnectionError, ConnectionId, Swarm, SwarmEvent};
+use libp2p::{Multiaddr, PeerId, Transport, identity, noise, tcp};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
+
+/// Events that wait for their reader; beyond, no peer is let in, so that their number stays bounded.
+const EVENTS_WAITING_MAX: usize = 4096;
+/// How long listeners may take to name their first address, and how long further ones may come after it.
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(5);
+const LISTEN_SETTLE: Duration = Duration::from_millis(50);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What the node asks of the network.
+pub(crate) enum Command {
+    Dial { place: SocketAddr, expected: Option<NodeId>, reply: oneshot::Sender<Result<NodeId, DialError>> },
+    Disconnect(PeerId),
+    Shutdown,
+}
+
+/// libp2p's swarm over TCP, Noise and our Yamux.
+pub(crate) fn swarm(key: &KeyPair, links: Arc<Links>) -> Result<Swarm<Behaviour>, NetError> {
+    let encryption = |error: &dyn std::fmt::Display| NetError::Encryption(error.to_string());
+    let identity = identity::Keypair::ed25519_from_bytes(*key.secret()).map_err(|error| encryption(&error))?;
+    let noise = noise::Config::new(&identity).map_err(|error| encryption(&error))?;
+    let limits = links.limits.clone();
+    let transport = tcp::tokio::Transport::new(tcp::Config::default())
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise)
+        .multiplex(muxer::Config::new(limits.receive_window_bytes))
+        .timeout(limits.connect_timeout)
+        .boxed();
+    let config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(limits.extra_idle);
+    Ok(Swarm::new(transport, Behaviour::new(links), identity.public().to_peer_id(), config))
+}
+
+/// The running network.
+pub(crate) struct Task {
+    swarm: Swarm<Behaviour>,
+    links: Arc<Links>,
+    commands: mpsc::Receiver<Command>,
+    events: mpsc::Sender<NetEvent>,
+    /// Events for which the channel had no room. Streams in it hold their place among those that may wait.
+    waiting: VecDeque<(NetEvent, Option<OwnedSemaphorePermit>)>,
+    dials: HashMap<ConnectionId, Dial>,
+    listeners: HashMap<ListenerId, Listener>,
+    listening: Arc<Mutex<Vec<SocketAddr>>>,
+    disconnecting: HashSet<PeerId>,
+}
+
+/// Who waits for a dial, and whom it is to reach.
+struct Dial {
+    expected: Option<NodeId>,
+    reply: oneshot::Sender<Result<NodeId, DialError>>,
+}
+
+#[expect(clippy::large_enum_variant, reason = "one at a time, on the stack")]
+enum Step<'a> {
+    Command(Option<Command>),
+    Room(Option<mpsc::Permit<'a, NetEvent>>),
+    Swarm(SwarmEvent<Report>),
+}
+
+struct Listener {
+    wildcard: bool,
+    addresses: Vec<SocketAddr>,
+}
+
+impl Task {
+    pub(crate) fn new(
+        swarm: Swarm<Behaviour>,
+        links: Arc<Links>,
+        listening: Arc<Mutex<Vec<SocketAddr>>>,
+        commands: mpsc::Receiver<Command>,
+        events: mpsc::Sender<NetEvent>,
+    ) -> Self {
+        Self {
+            swarm,
+            links,
+            commands,
+            events,
+            waiting: VecDeque::new(),
+            dials: HashMap::new(),
+            listeners: HashMap::new(),
+            listening,
+            disconnecting: HashSet::new(),
+        }
+    }
+
+    /// Listens, and waits until each listener has named an address.
+    pub(crate) async fn listen(&mut self, places: &[SocketAddr]) -> Result<(), NetError> {
+        for place in places {
+            match self.swarm.listen_on(address::multiaddr(*place)) {
+                Ok(id) => {
+                    self.listeners.insert(id, Listener { wildcard: place.ip().is_unspecified(), addresses: Vec::new() });
+                }
+                Err(TransportError::Other(source)) if is_missing_family(&source, place) => {
+                    tracing::info!(%place, "this system has no IPv6, not listening there");
+                }
+                Err(TransportError::Other(source)) => return Err(NetError::Listen { address: *place, source }),
+                Err(error @ TransportError::MultiaddrNotSupported(_)) => {
+                    return Err(NetError::Listen { address: *place, source: io::Error::other(error) });
+                }
+            }
+        }
+        let mut deadline = Instant::now() + LISTEN_TIMEOUT;
+        loop {
+            let complete = self.listeners.values().all(|listener| !listener.addresses.is_empty());
+            if complete {
+                deadline = deadline.min(Instant::now() + LISTEN_SETTLE);
+            }
+            let wildcard = self.listeners.values().any(|listener| listener.wildcard);
+            if complete && !wildcard {
+                return Ok(());
+            }
+            match timeout_at(deadline, self.swarm.select_next_some()).await {
+                Ok(event) => self.on_swarm_event(event),
+                Err(_) => return Ok(()),
+            }
+        }
+    }
+
+    /// Runs until it is told to stop or nobody holds the network any more.
+    pub(crate) async fn run(mut self) {
+        let events = self.events.clone();
+        loop {
+            self.links.set_flooded(self.waiting.len() >= EVENTS_WAITING_MAX);
+            let step = tokio::select! {
+                command = self.commands.recv() => Step::Command(command),
+                room = events.reserve(), if !self.waiting.is_empty() => Step::Room(room.ok()),
+                event = self.swarm.select_next_some() => Step::Swarm(event),
+            };
+            match step {
+                Step::Command(Some(Command::Dial { place, expected, reply })) => self.dial(place, expected, reply),
+                Step::Command(Some(Command::Disconnect(peer))) => self.disconnect(peer),
+                Step::Command(Some(Command::Shutdown) | None) => break,
+                Step::Room(room) => {
+                    // Without a reader there is no room; the event is dropped, and its place is free again.
+                    if let (Some((event, _place)), Some(room)) = (self.waiting.pop_front(), room) {
+                        room.send(event);
+                    }
+                }
+                Step::Swarm(event) => self.on_swarm_event(event),
+            }
+        }
+        self.close().await;
+    }
+
+    async fn close(mut self) {
+        let peers: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
+        for id in self.listeners.keys() {
+            self.swarm.remove_listener(*id);
+        }
+        for peer in peers {
+            let _ = self.swarm.disconnect_peer_id(peer);
+        }
+        let deadline = Instant::now() + SHUTDOWN_TIMEOUT;
+        while self.swarm.connected_peers().next().is_some() {
+            if timeout_at(deadline, self.swarm.select_next_some()).await.is_err() {
+                break;
+            }
+        }
+    }
+
+    fn dial(&mut self, place: SocketAddr, expected: Option<NodeId>, reply: oneshot::Sender<Result<NodeId, DialError>>) {
+        let target = address::multiaddr(place);
+        // A port of its own: two nodes that dial each other from their listening ports would be one connection to the system.
+        let options = match expected {
+            Some(node) => DialOpts::peer_id(address::peer_id(&node))
+                .condition(PeerCondition::Always)
+                .addresses(vec![target])
+                .allocate_new_port()
+                .build(),
+            None => DialOpts::unknown_peer_id().address(target).allocate_new_port().build(),
+        };
+        let id = options.connection_id();
+        match self.swarm.dial(options) {
+            Ok(()) => {
+                self.dials.insert(id, Dial { expected, reply });
+            }
+            Err(error) => {
+                let _ = reply.send(dial_outcome(error, expected));
+            }
+        }
+    }
+
+    fn disconnect(&mut self, peer: PeerId) {
+        if self.swarm.disconnect_peer_id(peer).is_ok() {
+            self.disconnecting.insert(peer);
+        }
+    }
+
+    fn emit(&mut self, event: NetEvent, place: Option<OwnedSemaphorePermit>) {
+        self.waiting.push_back((event, place));
+    }
+
+    fn on_swarm_event(&mut self, event: SwarmEvent<Report>) {
+        match event {
+            SwarmEvent::Behaviour(Report { peer, event: HandlerEvent::Inbound { protocol, stream, waiting } }) => {
+                if let Some(peer) = address::node_id(&peer) {
+                    self.emit(NetEvent::Inbound { peer, protocol, stream }, Some(waiting));
+                }
+            }
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, num_established, .. } => {
+                self.on_established(peer_id, connection_id, &endpoint, num_established.get());
+            }
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established, cause, .. } => {
+                self.on_closed(peer_id, connection_id, num_established, cause);
+            }
+            SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
+                if let Some(Dial { expected, reply }) = self.dials.remove(&connection_id) {
+                    let _ = reply.send(dial_outcome(error, expected));
+                }
+            }
+            SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
+                tracing::debug!(%send_back_addr, %error, "a connection was not let in");
+            }
+            SwarmEvent::NewListenAddr { listener_id, address } => self.on_listening(listener_id, &address, true),
+            SwarmEvent::ExpiredListenAddr { listener_id, address } => self.on_listening(listener_id, &address, false),
+            SwarmEvent::ListenerClosed { listener_id, reason, .. } => {
+                self.listeners.remove(&listener_id);
+                tracing::warn!(?reason, "a listener ended");
+                self.publish_listening();
+            }
+            SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "a connection could not be accepted"),
+            _ => {}
+        }
+    }
+
+    fn on_established(&mut self, peer_id: PeerId, id: ConnectionId, endpoint: &ConnectedPoint, connections: u32) {
+        let Some(peer) = address::node_id(&peer_id) else { return };
+        if let Some(Dial { reply, .. }) = self.dials.remove(&id) {
+            let _ = reply.send(Ok(peer));
+        }
+        if connections == 1 {
+            let address = text_of(endpoint.get_remote_address());
+            self.emit(NetEvent::Connected { peer, address, outbound: endpoint.is_dialer() }, None);
+        }
+    }
+
+    fn on_closed(&mut self, peer_id: PeerId, id: ConnectionId, left: u32, cause: Option<ConnectionError>) {
+        let silent = self.swarm.behaviour_mut().take_silent(id);
+        if left > 0 {
+            return;
+        }
+        let requested = self.disconnecting.remove(&peer_id);
+        let reason = match cause {
+            _ if silent => DisconnectReason::Silent,
+            _ if requested => DisconnectReason::Requested,
+            None | Some(ConnectionError::KeepAliveTimeout) => DisconnectReason::Requested,
+            Some(ConnectionError::IO(error)) => disconnect_reason(&error),
+        };
+        if let Some(peer) = address::node_id(&peer_id) {
+            self.emit(NetEvent::Disconnected { peer, reason }, None);
+        }
+    }
+
+    fn on_listening(&mut self, id: ListenerId, address: &Multiaddr, here: bool) {
+        let (Some(listener), Some(address)) = (self.listeners.get_mut(&id), address::socket_addr(address)) else { return };
+        listener.addresses.retain(|other| *other != address);
+        if here {
+            listener.addresses.push(address);
+        }
+        self.publish_listening();
+    }
+
+    /// Works out what others may be told, and reports what is new in it.
+    fn publish_listening(&mut self) {
+        let all = || {
+            self.listeners.values().flat_map(|listener| listener.addresses.iter().map(|address| (listener.wildcard, *address)))
+        };
+        let of_use = |(wildcard, address): &(bool, SocketAddr)| !wildcard || !is_local_only(address.ip());
+        let mut visible: Vec<SocketAddr> = all().filter(of_use).map(|(_, address)| address).collect();
+        if visible.is_empty() {
+            visible = all().map(|(_, address)| address).collect();
+        }
+        visible.sort_unstable();
+        visible.dedup();
+        let before = std::mem::replace(&mut *self.listening.lock().unwrap_or_else(PoisonError::into_inner), visible.clone());
+        for address in visible.into_iter().filter(|address| !before.contains(address)) {
+            let address = Address::from(address).with_peer(self.links.local).to_string();
+            self.emit(NetEvent::Listening { address }, None);
+        }
+    }
+}
+
+/// Loopback, and IPv6 link-local addresses, which mean nothing without the name of an interface.
+fn is_local_only(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_loopback(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local(),
+    }
+}
+
+/// A wildcard IPv6 address on a system without IPv6 is not worth failing for.
+fn is_missing_family(error: &io::Error, place: &SocketAddr) -> bool {
+    place.is_ipv6()
+        && place.ip().is_unspecified()
+        && matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::AddrNotAvailable)
+}
+
+fn text_of(address: &Multiaddr) -> String {
+    address::socket_addr(address).map_or_else(|| address.to_string(), |address| Address::from(address).to_string())
+}
+
+fn dial_outcome(error: swarm::DialError, expected: Option<NodeId>) -> Result<NodeId, DialError> {
+    Err(match error {
+        swarm::DialError::LocalPeerId { .. } => DialError::Itself,
+        swarm::DialError::WrongPeerId { obtained, address } => match (address::node_id(&obtained), expected) {
+            (Some(found), Some(expected)) => DialError::WrongPeer { address: text_of(&address), expected, found },
+            _ => DialError::Unreachable { address: text_of(&address), reason: "its key is not an Ed25519 key".to_owned() },
+        },
+        swarm::DialError::Denied { cause } => match cause.downcast::<Unwanted>() {
+            Ok(Unwanted::Connected(node)) => return Ok(node),
+            Ok(unwanted) => DialError::TooMany(unwanted.to_string()),
+            Err(other) => DialError::TooMany(other.to_string()),
+        },
+        swarm::DialError::Transport(failures) => match failures.into_iter().next_back() {
+            Some((address, error)) => DialError::Unreachable { address: text_of(&address), reason: transport_reason(&error) },
+            None => DialError::Stopped,
+        },
+        swarm::DialError::NoAddresses | swarm::DialError::DialPeerConditionFalse(_) | swarm::DialError::Aborted => {
+            DialError::Stopped
+        }
+    })
+}
+
+fn transport_reason(error: &TransportError<io::Error>) -> String {
+    match error {
+        TransportError::MultiaddrNotSupported(address) => format!("{address} is not an address to connect to"),
+        TransportError::Other(error) => error.to_string(),
+    }
+}
+
+fn disconnect_reason(error: &io::Error) -> DisconnectReason {
+    let muxer = error.get_ref().and_then(|inner| inner.downcast_ref::<MuxerError>());
+    match muxer {
+        Some(MuxerError::Yamux(yamux::ConnectionError::Closed)) => DisconnectReason::ByPeer,
+        Some(MuxerError::Yamux(yamux::ConnectionError::Io(error))) if is_gone(error) => DisconnectReason::ByPeer,
+        _ if is_gone(error) => DisconnectReason::ByPeer,
+        _ => DisconnectReason::Failed(error.to_string()),
+    }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), ConnectionReset | ConnectionAborted | BrokenPipe | UnexpectedEof)
+}
