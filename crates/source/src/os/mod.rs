@@ -1,0 +1,20 @@
+//! What differs between operating systems, with one face. Nothing outside names a system call.
+
+mod folder;
+mod meta;
+mod open;
+mod owner;
+
+pub(crate) use folder::{Names, is_pseudo, list_names};
+pub(crate) use meta::{
+    clear_flags_pinned, flags_of, holes_of, is_pinned, list_xattrs, list_xattrs_at, remove_xattr, remove_xattr_at, set_flags,
+    set_flags_pinned, set_xattr, set_xattr_at, xattr, xattr_at,
+};
+pub(crate) use open::{
+    Handle, Opened, absolute, chmod, chmod_at, chown, chown_at, create_file, folder_at, is_no_folder, is_replaced, is_writable,
+    link, make_device, make_fifo, make_folder, make_symlink, open_file_at, open_folder, open_target, path_bytes, read_link,
+    remove_file, remove_folder, rename, set_modified, set_modified_at, stat_absolute, stat_at, stat_of, sync_file_system,
+    writable_at, write_at,
+};
+pub use owner::Owners;
+pub(crate) use owner::is_root;

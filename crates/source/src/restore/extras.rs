@@ -1,0 +1,163 @@
+//! Removing what a snapshot does not have: two walks in one order, side by side.
+
+use std::collections::HashSet;
+
+use super::place::Place;
+use super::{RestoreError, RestoreWriter, Shared};
+use crate::key::path_of;
+use crate::os::{self, Handle};
+use crate::roots::{Node, components};
+use crate::walk::{Walk, WalkItem};
+
+impl RestoreWriter {
+    /// Removes what lies in the folders `within` and is not among `keys`, which rise strictly and hold at least all that the snapshot
+    /// has below these folders. Returns the paths below the target that were removed, or in a dry run would be: a removed folder once,
+    /// without what was in it.
+    ///
+    /// `within` is what the snapshot protects, as paths without the leading slash: in a folder that is merely on the way to a
+    /// protected one, a snapshot does not know what belongs there. Neither these folders nor anything that another file system has
+    /// mounted are removed.
+    ///
+    /// # Errors
+    /// The error of `keys`; nothing is removed behind it.
+    pub fn delete_extras<E>(
+        &self,
+        within: &[Vec<u8>],
+        keys: impl IntoIterator<Item = Result<Vec<u8>, E>>,
+    ) -> Result<(Vec<Vec<u8>>, Vec<RestoreError>), E> {
+        let (mut removed, mut problems) = (Vec::new(), Vec::new());
+        let Some(walk) = self.shared.walk_within(within, &mut problems) else { return Ok((removed, problems)) };
+        let mut keys = keys.into_iter();
+        let mut next = keys.next().transpose()?;
+        let mut gone: HashSet<Vec<u8>> = HashSet::new();
+        for found in walk {
+            let item = match found {
+                Ok(item) if item.inside => item,
+                Ok(_) => continue,
+                Err(problem) => {
+                    // What cannot be looked at cannot be compared; it stays.
+                    problems.extend(self.shared.place(&problem.key).ok().map(|place| RestoreError::Io {
+                        path: place.path(),
+                        doing: "look for what is to be removed",
+                        error: std::io::Error::other(problem.error.to_string()),
+                    }));
+                    continue;
+                }
+            };
+            while next.as_ref().is_some_and(|key| *key < item.key) {
+                next = keys.next().transpose()?;
+            }
+            let is_extra = next.as_ref() != Some(&item.key);
+            if is_extra && !is_below(&gone, &item.key) {
+                self.shared.remove_extra(&item, &mut removed, &mut problems);
+                if item.stat.is_folder() {
+                    gone.insert(path_of(&item.key).unwrap_or_default());
+                }
+            }
+        }
+        Ok((removed, problems))
+    }
+}
+
+/// Whether the entry lies in a folder that was dealt with as a whole: a dry run meets what a real run would have removed.
+fn is_below(gone: &HashSet<Vec<u8>>, key: &[u8]) -> bool {
+    if gone.is_empty() {
+        return false;
+    }
+    let Ok(path) = path_of(key) else { return true };
+    path.iter().enumerate().any(|(at, byte)| *byte == b'/' && gone.contains(&path[..at]))
+}
+
+impl Shared {
+    fn walk_within(&self, within: &[Vec<u8>], problems: &mut Vec<RestoreError>) -> Option<Walk> {
+        let folders = self.folders.as_ref()?;
+        let mut tree = Node::default();
+        for path in within {
+            let names = components(path);
+            let there = os::open_folder(Some(folders.root()), &names.join(&b'/'), false);
+            if names.iter().all(|name| name != b"..") && there.is_ok() {
+                tree.insert(&names);
+            }
+        }
+        self.walk_below(tree).map_err(|error| problems.push(error)).ok()
+    }
+
+    fn walk_below(&self, tree: Node) -> Result<Walk, RestoreError> {
+        let failed = |error| RestoreError::Target { path: self.path.clone(), error };
+        let root = self.folders.as_ref().map(|folders| folders.root().try_clone().map_err(failed)).transpose()?;
+        let prefix = self.real_path.strip_suffix(b"/").unwrap_or(&self.real_path).to_vec();
+        Ok(Walk::start(root, prefix, tree, self.excluded.iter().cloned().collect(), Vec::new()))
+    }
+
+    fn remove_extra(&self, item: &WalkItem, removed: &mut Vec<Vec<u8>>, problems: &mut Vec<RestoreError>) {
+        let found = self.place(&item.key).and_then(|place| {
+            if item.mounted {
+                return Err(RestoreError::Mounted { path: place.path() });
+            }
+            let Some(parent) = self.parent(&place, false)?.filter(|_| !self.options.dry_run) else { return Ok(place.path()) };
+            if item.stat.is_folder() {
+                let mut failed = remove_all(self, &place, &parent);
+                if let Some(folders) = &self.folders {
+                    folders.forget(&place.path());
+                }
+                if let Some(first) = failed.pop() {
+                    problems.append(&mut failed);
+                    return Err(first);
+                }
+            } else {
+                os::remove_file(&*parent, &place.name).map_err(|error| place.io("remove it", error))?;
+            }
+            Ok(place.path())
+        });
+        match found {
+            Ok(path) => removed.push(path),
+            Err(error) => problems.push(error),
+        }
+    }
+}
+
+/// Removes a folder with all that is in it, except what is mounted there or excluded. Returns what stayed.
+pub(super) fn remove_all(shared: &Shared, place: &Place, parent: &Handle) -> Vec<RestoreError> {
+    let mut problems = Vec::new();
+    let mut tree = Node::default();
+    tree.insert(&components(&place.path()));
+    let _ = os::writable_at(parent, &place.name);
+    let walk = match shared.walk_below(tree) {
+        Ok(walk) => walk,
+        Err(error) => return vec![error],
+    };
+    let mut folders = Vec::new();
+    let mut mounts: HashSet<Vec<u8>> = HashSet::new();
+    for found in walk {
+        // What cannot be looked at keeps its folder from being removed, which is said then.
+        let Ok(item) = found else { continue };
+        let Ok(inner) = shared.place(&item.key) else { continue };
+        if !item.inside || is_below(&mounts, &item.key) {
+            continue;
+        }
+        if item.mounted {
+            problems.push(RestoreError::Mounted { path: inner.path() });
+            mounts.insert(inner.path());
+            continue;
+        }
+        let Ok(Some(folder)) = shared.parent(&inner, false) else { continue };
+        if item.stat.is_folder() {
+            let _ = os::writable_at(&*folder, &inner.name);
+            folders.push(inner);
+        } else if let Err(error) = os::remove_file(&*folder, &inner.name) {
+            problems.push(inner.io("remove it", error));
+        }
+    }
+    while let Some(inner) = folders.pop() {
+        let Ok(Some(folder)) = shared.parent(&inner, false) else { continue };
+        if let Err(error) = os::remove_folder(&*folder, &inner.name) {
+            problems.push(inner.io("remove the folder", error));
+        }
+    }
+    if problems.is_empty()
+        && let Err(error) = os::remove_folder(parent, &place.name)
+    {
+        problems.push(place.io("remove the folder", error));
+    }
+    problems
+}

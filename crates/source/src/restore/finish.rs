@@ -1,0 +1,111 @@
+//! The end of a restore: other names of files, then folders from the deepest up, then the disk.
+
+use backmesh_format::Wire;
+use backmesh_format::catalogue::Entry;
+
+use super::sink::with_temporary_name;
+use super::{RestoreError, RestoreWriter, Shared};
+use crate::os;
+
+/// How a restore ended.
+#[derive(Debug, Default)]
+pub struct Finished {
+    /// What is missing, or not as it was.
+    pub problems: Vec<RestoreError>,
+    /// Entries that belong to whoever restored them, because only root can give files away.
+    pub owners_not_set: u64,
+}
+
+impl RestoreWriter {
+    /// Makes the other names of files, sets the metadata of folders, and waits for the disk. To be called when every [`super::FileSink`]
+    /// is finished.
+    pub fn finish(self) -> Finished {
+        let mut problems = Vec::new();
+        if !self.shared.options.dry_run {
+            self.shared.put_links(&mut problems);
+            self.shared.finish_folders(&mut problems);
+            self.shared.pin(&mut problems);
+            self.shared.sync(&mut problems);
+        }
+        Finished { problems, owners_not_set: self.shared.state().owners_not_set }
+    }
+}
+
+impl Shared {
+    fn put_links(&self, problems: &mut Vec<RestoreError>) {
+        let (groups, links) = {
+            let mut state = self.state();
+            (std::mem::take(&mut state.groups), std::mem::take(&mut state.links))
+        };
+        for (group, key) in links {
+            let made = groups.get(&group).map_or(Ok(()), |first| self.put_link(first, &key));
+            problems.extend(made.err());
+        }
+    }
+
+    fn put_link(&self, first: &[u8], key: &[u8]) -> Result<(), RestoreError> {
+        let (first, place) = (self.place(first)?, self.place(key)?);
+        let missing = || RestoreError::LinkMissing { path: place.path(), first: first.path() };
+        let source = self.parent(&first, false)?.ok_or_else(missing)?;
+        let stat = os::stat_at(&*source, &first.name).map_err(|_| missing())?;
+        if stat.is_folder() {
+            return Err(missing());
+        }
+        if self.there(&place)?.is_some_and(|there| there.is_same_file(&stat)) {
+            return Ok(());
+        }
+        let parent = self.made_parent(&place)?;
+        let (temporary, ()) = with_temporary_name(|name| os::link(&*source, &first.name, &*parent, name))
+            .map_err(|error| place.io("make another name of the file", error))?;
+        self.replace(&place, &parent, &temporary).inspect_err(|_| {
+            let _ = os::remove_file(&*parent, &temporary);
+        })
+    }
+
+    /// The deepest first: a folder that nobody may enter would hide those below it.
+    fn finish_folders(&self, problems: &mut Vec<RestoreError>) {
+        let mut folders = std::mem::take(&mut self.state().folders);
+        folders.sort_unstable_by(|a, b| b.cmp(a));
+        for (key, entry) in folders {
+            match Entry::from_wire(&entry).map_err(RestoreError::from).and_then(|entry| self.finish_folder(&key, &entry)) {
+                Ok(found) => problems.extend(found),
+                Err(error) => problems.push(error),
+            }
+        }
+    }
+
+    fn finish_folder(&self, key: &[u8], entry: &Entry) -> Result<Vec<RestoreError>, RestoreError> {
+        let place = self.place(key)?;
+        let Some(parent) = self.parent(&place, false)? else { return Ok(Vec::new()) };
+        match os::folder_at(&*parent, &place.name, true) {
+            Ok(folder) => {
+                if os::is_pinned(entry.flags) {
+                    self.state().pinned.push((key.to_vec(), entry.flags));
+                }
+                Ok(self.metadata(&place, &folder, entry))
+            }
+            Err(error) => Err(place.metadata("the folder's mode and times", error)),
+        }
+    }
+
+    fn pin(&self, problems: &mut Vec<RestoreError>) {
+        let pinned = std::mem::take(&mut self.state().pinned);
+        for (key, flags) in pinned {
+            let set = self.place(&key).and_then(|place| {
+                let Some(parent) = self.parent(&place, false)? else { return Ok(()) };
+                let file = os::open_file_at(Some(&parent), &place.name);
+                let set = file.and_then(|file| os::set_flags_pinned(&file, flags));
+                set.map_err(|error| place.metadata("the file system's flags", error))
+            });
+            problems.extend(set.err());
+        }
+    }
+
+    fn sync(&self, problems: &mut Vec<RestoreError>) {
+        if let Some(folders) = self.folders.as_ref().filter(|_| self.options.sync)
+            && let Err(error) = os::sync_file_system(&**folders.root())
+        {
+            problems.push(RestoreError::Target { path: self.path.clone(), error });
+        }
+    }
+}

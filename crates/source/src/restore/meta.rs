@@ -1,0 +1,337 @@
+//! Owners, modes, times, attributes: what an entry has beside its contents.
+
+use std::io;
+
+use backmesh_format::catalogue::{Entry, Kind};
+
+use super::place::Place;
+use super::sink::with_temporary_name;
+use super::{RestoreError, Shared, extras};
+use crate::os::{self, Handle, Opened};
+use crate::stat::{FileKind, Stat};
+
+/// Where metadata goes: an open file, or a name in a folder for what cannot be opened.
+enum Onto<'a, F: Opened> {
+    File(&'a F),
+    Name(&'a Handle, &'a [u8]),
+}
+
+impl<F: Opened> Onto<'_, F> {
+    fn stat(&self) -> io::Result<Stat> {
+        match self {
+            Self::File(file) => os::stat_of(file),
+            Self::Name(folder, name) => os::stat_at(folder, name),
+        }
+    }
+    fn chown(&self, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
+        match self {
+            Self::File(file) => os::chown(file, uid, gid),
+            Self::Name(folder, name) => os::chown_at(folder, name, uid, gid),
+        }
+    }
+    fn chmod(&self, mode: u16) -> io::Result<()> {
+        match self {
+            Self::File(file) => os::chmod(file, mode),
+            Self::Name(folder, name) => os::chmod_at(folder, name, mode),
+        }
+    }
+    fn set_modified(&self, entry: &Entry) -> io::Result<()> {
+        match self {
+            Self::File(file) => os::set_modified(file, entry.modified),
+            Self::Name(folder, name) => os::set_modified_at(folder, name, entry.modified),
+        }
+    }
+    fn list_xattrs(&self) -> io::Result<Vec<Vec<u8>>> {
+        match self {
+            Self::File(file) => os::list_xattrs(file),
+            Self::Name(folder, name) => os::list_xattrs_at(folder, name),
+        }
+    }
+    fn xattr(&self, xattr: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        match self {
+            Self::File(file) => os::xattr(file, xattr),
+            Self::Name(folder, name) => os::xattr_at(folder, name, xattr),
+        }
+    }
+    fn set_xattr(&self, xattr: &[u8], value: &[u8]) -> io::Result<()> {
+        match self {
+            Self::File(file) => os::set_xattr(file, xattr, value),
+            Self::Name(folder, name) => os::set_xattr_at(folder, name, xattr, value),
+        }
+    }
+    fn remove_xattr(&self, xattr: &[u8]) -> io::Result<()> {
+        match self {
+            Self::File(file) => os::remove_xattr(file, xattr),
+            Self::Name(folder, name) => os::remove_xattr_at(folder, name, xattr),
+        }
+    }
+}
+
+impl Shared {
+    /// Sets the metadata of an open file or folder. Returns what could not be set.
+    pub(super) fn metadata(&self, place: &Place, file: &impl Opened, entry: &Entry) -> Vec<RestoreError> {
+        let mut problems = self.metadata_onto(place, &Onto::File(file), entry);
+        if entry.flags != 0
+            && let Err(error) = os::set_flags(file, entry.flags)
+        {
+            problems.push(place.metadata("the file system's flags", error));
+        }
+        problems
+    }
+
+    /// Sets the metadata of what lies at `name` beside the place: a link, a pipe or a device.
+    pub(super) fn metadata_at(&self, place: &Place, name: &[u8], entry: &Entry) -> Result<Vec<RestoreError>, RestoreError> {
+        let parent = self.made_parent(place)?;
+        Ok(self.metadata_onto(place, &Onto::<Handle>::Name(&parent, name), entry))
+    }
+
+    /// Owner first, because a change of owner takes the setuid bits and capabilities away; attributes before the mode, because a
+    /// read-only file takes none; times last.
+    fn metadata_onto<F: Opened>(&self, place: &Place, onto: &Onto<'_, F>, entry: &Entry) -> Vec<RestoreError> {
+        let mut problems = Vec::new();
+        let mut stat = match onto.stat() {
+            Ok(stat) => stat,
+            Err(error) => return vec![place.metadata("anything", error)],
+        };
+        let (uid, gid) = self.wanted_owner(entry);
+        if (stat.uid, stat.gid) != (uid, gid) {
+            match self.give_away(onto, &stat, uid, gid) {
+                Ok(()) => {}
+                Err(error) if self.is_root => problems.push(place.metadata("the owner", error)),
+                Err(_) => self.state().owners_not_set += 1,
+            }
+            stat = onto.stat().unwrap_or(stat);
+        }
+        self.xattrs(place, onto, entry, &mut problems);
+        if stat.kind != FileKind::Symlink {
+            let mode = allowed_mode(entry.mode, stat.uid == uid, stat.gid == gid);
+            // An ACL that was just set or removed may have changed the mode, so the one seen before is not to be trusted.
+            let now = onto.stat().unwrap_or(stat);
+            if now.permissions() != mode
+                && let Err(error) = onto.chmod(mode)
+            {
+                problems.push(place.metadata("the mode", error));
+            }
+        }
+        if stat.key.modified != entry.modified
+            && let Err(error) = onto.set_modified(entry)
+        {
+            problems.push(place.metadata("the time of the last change", error));
+        }
+        problems
+    }
+
+    /// Whose the file should be here.
+    fn wanted_owner(&self, entry: &Entry) -> (u32, u32) {
+        if self.options.numeric_owners || !self.is_root {
+            return (entry.uid, entry.gid);
+        }
+        let uid = Some(&entry.user).filter(|name| !name.is_empty()).and_then(|name| self.owners.uid(name));
+        let gid = Some(&entry.group).filter(|name| !name.is_empty()).and_then(|name| self.owners.gid(name));
+        (uid.unwrap_or(entry.uid), gid.unwrap_or(entry.gid))
+    }
+
+    /// Anyone may give a file to a group that they are in; only root may give it to someone else.
+    fn give_away<F: Opened>(&self, onto: &Onto<'_, F>, stat: &Stat, uid: u32, gid: u32) -> io::Result<()> {
+        if stat.uid == uid || self.is_root {
+            return onto.chown(Some(uid).filter(|uid| *uid != stat.uid), Some(gid));
+        }
+        if stat.gid != gid {
+            // Worth a try; what counts is that the owner is another.
+            let _ = onto.chown(None, Some(gid));
+        }
+        Err(io::Error::from(io::ErrorKind::PermissionDenied))
+    }
+
+    fn xattrs<F: Opened>(&self, place: &Place, onto: &Onto<'_, F>, entry: &Entry, problems: &mut Vec<RestoreError>) {
+        let there = match onto.list_xattrs() {
+            Ok(there) => there,
+            Err(error) if entry.xattrs.is_empty() && error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) => return problems.push(place.metadata("extended attributes", error)),
+        };
+        let shown = |name: &[u8]| format!("the extended attribute {}", String::from_utf8_lossy(name));
+        for name in there.iter().filter(|name| is_a_persons(name) && entry.xattrs.iter().all(|(wanted, _)| wanted != *name)) {
+            if let Err(error) = onto.remove_xattr(name) {
+                problems.push(place.metadata(shown(name), error));
+            }
+        }
+        for (name, value) in &entry.xattrs {
+            let same = there.contains(name) && onto.xattr(name).is_ok_and(|found| found.as_ref() == Some(value));
+            if !same && let Err(error) = onto.set_xattr(name, value) {
+                problems.push(place.metadata(shown(name), error));
+            }
+        }
+    }
+
+    /// Whether the file that is there may become the entry's by setting its metadata.
+    ///
+    /// A file with other names may have some outside the target, or names that the snapshot has as files of their own. It is kept only
+    /// where nothing at all would change and the snapshot knows it as a file with several names, and for one group of names.
+    pub(super) fn may_keep(&self, entry: &Entry, stat: &Stat) -> bool {
+        if stat.links <= 1 {
+            return true;
+        }
+        let Some(group) = entry.link_group else { return false };
+        let claimed = self.state().claimed.get(&(stat.key.device, stat.key.inode)).copied();
+        let (uid, gid) = self.wanted_owner(entry);
+        let mine = !self.is_root || (stat.uid, stat.gid) == (uid, gid);
+        claimed.is_none_or(|by| by == group) && mine && stat.permissions() == entry.mode && stat.key.modified == entry.modified
+    }
+
+    /// Sets what differs in the metadata of a file whose contents stay.
+    pub(super) fn keep(&self, place: &Place, entry: &Entry) -> Result<Vec<RestoreError>, RestoreError> {
+        let parent = self.made_parent(place)?;
+        let several = os::stat_at(&*parent, &place.name).is_ok_and(|stat| stat.links > 1);
+        match os::open_file_at(Some(&parent), &place.name) {
+            _ if several => Ok(Vec::new()),
+            Ok(file) if os::stat_of(&file).is_ok_and(|stat| stat.is_file() && stat.links <= 1) => {
+                Ok(self.metadata(place, &file, entry))
+            }
+            Ok(_) => Err(RestoreError::NotAFile { path: place.path() }),
+            // A file that we may not read may still be ours.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => self.metadata_at(place, &place.name, entry),
+            Err(error) => Err(place.io("open the file that is there", error)),
+        }
+    }
+
+    /// Makes a folder, or takes the one that is there; its metadata comes at the end.
+    pub(super) fn put_folder(
+        &self,
+        place: &Place,
+        entry: &Entry,
+        there: Option<&Stat>,
+    ) -> Result<Vec<RestoreError>, RestoreError> {
+        debug_assert!(matches!(entry.kind, Kind::Directory));
+        let parent = self.made_parent(place)?;
+        match there {
+            Some(stat) if stat.is_folder() => {
+                // A folder that is not ours may still let us in; if not, what is in it says so.
+                let _ = os::writable_at(&*parent, &place.name);
+                return Ok(Vec::new());
+            }
+            Some(_) => self.remove_in_the_way(place, &parent)?,
+            None => {}
+        }
+        match os::make_folder(&*parent, &place.name) {
+            Ok(()) => Ok(Vec::new()),
+            Err(error) => Err(place.io("make the folder", error)),
+        }
+    }
+
+    fn remove_in_the_way(&self, place: &Place, parent: &Handle) -> Result<(), RestoreError> {
+        os::remove_file(parent, &place.name).map_err(|error| place.io("remove what is in the way", error))
+    }
+
+    /// Whether a link, pipe or device is there as the entry has it.
+    pub(super) fn is_special_there(&self, place: &Place, entry: &Entry, stat: &Stat) -> bool {
+        let same = match &entry.kind {
+            Kind::Symlink { target } => {
+                let read = |parent: &Handle| os::read_link(parent, &place.name).is_ok_and(|found| found == *target);
+                stat.kind == FileKind::Symlink && self.parent(place, false).ok().flatten().is_some_and(|parent| read(&parent))
+            }
+            Kind::Fifo => stat.kind == FileKind::Fifo,
+            Kind::CharDevice { device } => stat.kind == FileKind::CharDevice && stat.device_number == *device,
+            Kind::BlockDevice { device } => stat.kind == FileKind::BlockDevice && stat.device_number == *device,
+            Kind::Directory | Kind::File { .. } | Kind::Socket => false,
+        };
+        same && self.may_keep(entry, stat)
+    }
+
+    /// Makes a link, pipe or device under a temporary name and puts it in its place.
+    pub(super) fn put_special(
+        &self,
+        place: &Place,
+        entry: &Entry,
+        there: Option<&Stat>,
+    ) -> Result<Vec<RestoreError>, RestoreError> {
+        let parent = self.made_parent(place)?;
+        let make = |name: &[u8]| match &entry.kind {
+            Kind::Symlink { target } => os::make_symlink(target, &*parent, name),
+            Kind::Fifo => os::make_fifo(&*parent, name),
+            Kind::CharDevice { device } => os::make_device(&*parent, name, false, *device),
+            Kind::BlockDevice { device } => os::make_device(&*parent, name, true, *device),
+            Kind::Directory | Kind::File { .. } | Kind::Socket => Err(io::Error::from(io::ErrorKind::InvalidInput)),
+        };
+        let is_device = matches!(entry.kind, Kind::CharDevice { .. } | Kind::BlockDevice { .. });
+        let failed = |error: io::Error| match error.kind() {
+            io::ErrorKind::PermissionDenied if is_device && !self.is_root => RestoreError::NeedsRoot { path: place.path() },
+            _ => place.io("make it", error),
+        };
+        if there.is_none() {
+            make(&place.name).map_err(failed)?;
+            return self.metadata_at(place, &place.name, entry);
+        }
+        let (temporary, ()) = with_temporary_name(make).map_err(failed)?;
+        let problems = self.metadata_at(place, &temporary, entry)?;
+        self.replace(place, &parent, &temporary).inspect_err(|_| {
+            let _ = os::remove_file(&*parent, &temporary);
+        })?;
+        Ok(problems)
+    }
+
+    /// Renames what was made to the place's name, over whatever is there.
+    pub(super) fn replace(&self, place: &Place, parent: &Handle, temporary: &[u8]) -> Result<(), RestoreError> {
+        let doing = "put it in its place";
+        match os::rename(parent, temporary, &place.name) {
+            Ok(()) => return Ok(()),
+            Err(error) if !matches!(error.kind(), io::ErrorKind::IsADirectory | io::ErrorKind::PermissionDenied) => {
+                return Err(place.io(doing, error));
+            }
+            Err(error) => {
+                let there = os::stat_at(parent, &place.name).map_err(|error| place.io(doing, error))?;
+                if there.is_folder() {
+                    self.remove_folder_in_the_way(place, parent)?;
+                } else if !self.unpin(parent, &place.name) {
+                    return Err(place.io(doing, error));
+                }
+            }
+        }
+        os::rename(parent, temporary, &place.name).map_err(|error| place.io(doing, error))
+    }
+
+    /// Root may replace a file that forbids changes, when that file gives way to its own older state.
+    fn unpin(&self, parent: &Handle, name: &[u8]) -> bool {
+        let file = self.is_root.then(|| os::open_file_at(Some(parent), name).ok()).flatten();
+        file.is_some_and(|file| {
+            let alone = os::stat_of(&file).is_ok_and(|stat| stat.links <= 1);
+            alone && os::is_pinned(os::flags_of(&file)) && os::clear_flags_pinned(&file).is_ok()
+        })
+    }
+
+    fn remove_folder_in_the_way(&self, place: &Place, parent: &Handle) -> Result<(), RestoreError> {
+        let removed = if self.options.delete {
+            extras::remove_all(self, place, parent).into_iter().next().map_or(Ok(()), Err)
+        } else {
+            os::remove_folder(parent, &place.name).map_err(|_| RestoreError::FolderInTheWay { path: place.path() })
+        };
+        if let Some(folders) = &self.folders {
+            folders.forget(&place.path());
+        }
+        removed
+    }
+
+    /// A folder with contents gives way to something else only where deleting was asked for.
+    pub(super) fn refuse_full_folder(&self, place: &Place) -> Result<(), RestoreError> {
+        let Some(parent) = self.parent(place, false)? else { return Ok(()) };
+        let handle = os::folder_at(&*parent, &place.name, true).map_err(|error| place.io("look into the folder there", error))?;
+        let names = os::list_names(&handle, &mut Vec::new()).map_err(|error| place.io("look into the folder there", error))?;
+        if names.is_some_and(|names| names.is_empty()) {
+            Ok(())
+        } else {
+            Err(RestoreError::FolderInTheWay { path: place.path() })
+        }
+    }
+}
+
+/// Attributes that a restore removes where the snapshot has none: people's own, and ACLs, which a folder may hand down to new files.
+/// Labels of the system's security stay as the system set them.
+fn is_a_persons(name: &[u8]) -> bool {
+    name.starts_with(b"user.") || name.starts_with(b"system.posix_acl_")
+}
+
+/// Without the owner that a setuid program was given to, the bit would hand out someone else's rights.
+fn allowed_mode(mode: u16, owner_set: bool, group_set: bool) -> u16 {
+    let setuid = if owner_set { 0 } else { 0o4000 };
+    let setgid = if owner_set && group_set { 0 } else { 0o2000 };
+    mode & 0o7777 & !(setuid | setgid)
+}

@@ -1,0 +1,141 @@
+//! A regular file growing under a temporary name.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use backmesh_format::catalogue::{Entry, Kind};
+
+use super::place::Place;
+use super::{RestoreError, Shared};
+use crate::os::{self, Handle};
+
+/// What temporary names start with; what a killed restore leaves behind can be found by it.
+const TEMPORARY: &str = ".backmesh-restoring-";
+/// Names tried before giving up.
+const NAMES_MAX: usize = 1000;
+
+static NEXT_NAME: AtomicU64 = AtomicU64::new(0);
+
+/// Takes the contents of one file. Dropped without [`Self::finish`], it leaves nothing behind and what was there untouched.
+#[derive(Debug)]
+pub struct FileSink {
+    shared: Arc<Shared>,
+    place: Place,
+    entry: Entry,
+    size: u64,
+    parent: Arc<Handle>,
+    file: File,
+    temporary: Option<Vec<u8>>,
+    position: u64,
+    written: u64,
+}
+
+impl FileSink {
+    pub(super) fn create(shared: Arc<Shared>, place: Place, entry: &Entry) -> Result<Self, RestoreError> {
+        let Kind::File { bytes, .. } = entry.kind else { return Err(RestoreError::NotAFile { path: place.path() }) };
+        let parent = shared.made_parent(&place)?;
+        let (temporary, file) =
+            with_temporary_name(|name| os::create_file(&*parent, name)).map_err(|error| place.io("make a file", error))?;
+        let mut entry = entry.clone();
+        entry.kind = Kind::Fifo;
+        let sink = Self { shared, place, entry, size: bytes, parent, file, temporary: Some(temporary), position: 0, written: 0 };
+        if sink.entry.flags != 0 {
+            // Some flags, as that against copying on write, can only be given to an empty file; what fails is said at the end.
+            let _ = os::set_flags(&sink.file, sink.entry.flags);
+        }
+        if !sink.entry.holes.is_empty() {
+            sink.file.set_len(bytes).map_err(|error| sink.place.io("make a file of this size", error))?;
+        }
+        Ok(sink)
+    }
+
+    /// Writes the next bytes.
+    ///
+    /// # Errors
+    /// `Io`, with the system's word for a full disk among others.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
+        self.write_at(self.position, bytes)
+    }
+
+    /// Writes bytes at an offset; [`Self::append`] goes on behind them. Every byte is to be written once.
+    ///
+    /// Zeros that the entry says are a hole are left unwritten.
+    ///
+    /// # Errors
+    /// `Incomplete` where the bytes lie beyond the file's end, and `Io`.
+    pub fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), RestoreError> {
+        let end = offset.saturating_add(bytes.len() as u64);
+        if end > self.size {
+            return Err(RestoreError::Incomplete { path: self.place.path(), expected: self.size, found: end });
+        }
+        let first = self.entry.holes.partition_point(|(start, length)| start.saturating_add(*length) <= offset);
+        let mut at = offset;
+        for (start, length) in &self.entry.holes[first..] {
+            let (start, stop) = ((*start).clamp(at, end), start.saturating_add(*length).clamp(at, end));
+            if start >= end {
+                break;
+            }
+            let hole = &bytes[(start - offset) as usize..(stop - offset) as usize];
+            if is_zero(hole) {
+                self.put(&bytes[(at - offset) as usize..(start - offset) as usize], at)?;
+                at = stop;
+            }
+        }
+        self.put(&bytes[(at - offset) as usize..], at)?;
+        self.position = end;
+        self.written += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn put(&self, bytes: &[u8], offset: u64) -> Result<(), RestoreError> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        os::write_at(&self.file, bytes, offset).map_err(|error| self.place.io("write", error))
+    }
+
+    /// Sets the metadata and puts the file in its place. Returns what could not be set.
+    ///
+    /// # Errors
+    /// `Incomplete` where bytes are missing, `FolderInTheWay`, and `Io`; what was there before then still is.
+    pub fn finish(mut self) -> Result<Vec<RestoreError>, RestoreError> {
+        if self.written != self.size {
+            return Err(RestoreError::Incomplete { path: self.place.path(), expected: self.size, found: self.written });
+        }
+        let problems = self.shared.metadata(&self.place, &self.file, &self.entry);
+        let Some(temporary) = self.temporary.as_ref() else { return Ok(problems) };
+        self.shared.replace(&self.place, &self.parent, temporary)?;
+        self.temporary = None;
+        Ok(problems)
+    }
+}
+
+impl Drop for FileSink {
+    fn drop(&mut self) {
+        if let Some(name) = self.temporary.take() {
+            // There is nobody to tell, and the name says what it is.
+            let _ = os::remove_file(&*self.parent, &name);
+        }
+    }
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == 0)
+}
+
+/// Calls `make` with names that no one else uses until one is free.
+pub(super) fn with_temporary_name<T>(mut make: impl FnMut(&[u8]) -> io::Result<T>) -> io::Result<(Vec<u8>, T)> {
+    let mut tries = 0;
+    loop {
+        let number = NEXT_NAME.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{TEMPORARY}{}-{number}", std::process::id()).into_bytes();
+        tries += 1;
+        match make(&name) {
+            Ok(made) => return Ok((name, made)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && tries < NAMES_MAX => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
