@@ -313,9 +313,8 @@ struct Sealer<'a> {
 impl Sealer<'_> {
     fn append(&mut self, number: u64, inside: &[u8]) -> Range<usize> {
         let sealed = self.end..self.end + inside.len() + TAG_BYTES;
-        let (bytes, tag) = self.bytes[sealed.clone()].split_at_mut(inside.len());
-        bytes.copy_from_slice(inside);
-        tag.copy_from_slice(&seal::seal_in_place(self.key, number, &frame_associated_data(self.id, number), bytes));
+        let associated_data = frame_associated_data(self.id, number);
+        seal::seal_into(self.key, number, &associated_data, inside, &mut self.bytes[sealed.clone()]);
         self.end = sealed.end;
         sealed
     }
@@ -339,27 +338,15 @@ pub const fn trailer_range(class: SizeClass) -> Range<u32> {
 /// `Seal` where the bytes are not that pack's trailer, `Decode` where it leads outside the pack.
 pub fn open_trailer(id: &PackId, key: &PackKey, class: SizeClass, sealed: &[u8]) -> Result<Range<u32>, OpenError> {
     let plain = open_plain(id, key, TRAILER_FRAME, sealed)?;
-    let decoded = <(u32, u32)>::from_trailer(&plain).and_then(|(offset, bytes)| {
-        let end = offset.checked_add(bytes).filter(|end| *end <= trailer_range(class).start && bytes <= TABLE_BYTES_MAX);
-        end.map(|end| offset..end).ok_or(DecodeError::Invalid("the place of a pack's table"))
-    });
-    decoded.map_err(|source| OpenError::Decode { frame: TRAILER_FRAME, source })
+    read_trailer_inside(&plain, class).map_err(|source| OpenError::Decode { frame: TRAILER_FRAME, source })
 }
 
-/// No table is longer, in bytes: even frames of one byte each would need more than a pack holds.
-const TABLE_BYTES_MAX: u32 = 4 << 20;
-
-trait FromTrailer: Sized {
-    fn from_trailer(plain: &[u8]) -> Result<Self, DecodeError>;
-}
-
-impl FromTrailer for (u32, u32) {
-    fn from_trailer(plain: &[u8]) -> Result<Self, DecodeError> {
-        let mut r = Reader::new(plain);
-        let place = (u32::take(&mut r)?, u32::take(&mut r)?);
-        r.end()?;
-        Ok(place)
-    }
+fn read_trailer_inside(plain: &[u8], class: SizeClass) -> Result<Range<u32>, DecodeError> {
+    let mut r = Reader::new(plain);
+    let (offset, bytes) = (u32::take(&mut r)?, u32::take(&mut r)?);
+    r.end()?;
+    let end = offset.checked_add(bytes).filter(|end| *end <= trailer_range(class).start);
+    end.map(|end| offset..end).ok_or(DecodeError::Invalid("the place of a pack's table"))
 }
 
 /// Opens a pack's table, the bytes where [`open_trailer`] says: where each sealed frame lies, in order.

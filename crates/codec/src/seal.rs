@@ -56,10 +56,22 @@ impl std::fmt::Debug for PackKey {
 }
 
 /// Seals bytes where they lie; what is returned belongs behind them.
-#[expect(clippy::expect_used, reason = "the cipher refuses only more than 256 GiB, and a pack has at most 16 MiB")]
 pub(crate) fn seal_in_place(key: &PackKey, number: u64, associated_data: &[u8], bytes: &mut [u8]) -> [u8; TAG_BYTES] {
+    seal_buffer(key, number, associated_data, bytes.into())
+}
+
+/// Seals `plain` into `sealed`, which is longer by [`TAG_BYTES`].
+pub(crate) fn seal_into(key: &PackKey, number: u64, associated_data: &[u8], plain: &[u8], sealed: &mut [u8]) {
+    let (bytes, tag) = sealed.split_at_mut(plain.len());
+    #[expect(clippy::expect_used, reason = "cut to the same length in the line before")]
+    let buffer = InOutBuf::new(plain, bytes).expect("of one length");
+    tag.copy_from_slice(&seal_buffer(key, number, associated_data, buffer));
+}
+
+#[expect(clippy::expect_used, reason = "the cipher refuses only more than 256 GiB, and a pack has at most 16 MiB")]
+fn seal_buffer(key: &PackKey, number: u64, associated_data: &[u8], buffer: InOutBuf<'_, '_, u8>) -> [u8; TAG_BYTES] {
     let nonce = XNonce::from(frame_nonce(number));
-    key.cipher().encrypt_inout_detached(&nonce, associated_data, bytes.into()).expect("within the cipher's limit").into()
+    key.cipher().encrypt_inout_detached(&nonce, associated_data, buffer).expect("within the cipher's limit").into()
 }
 
 /// The bytes do not open.
