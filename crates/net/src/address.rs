@@ -339,7 +339,7 @@ mod tests {
         check_refused("a b", "\"a b\"");
         check_refused("[::1", "\"[::1\"");
         check_refused("[::1]5", "\"[::1]5\"");
-        check_refused("http://nas", "\"\" is not a port");
+        check_refused("http://nas", "\"/nas\"");
         check_refused("/ip4/1.2.3.4/tcp/5/p2p/12D3KooX", "\"12D3KooX\"");
         check_refused("nas/p2p/QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N", "not the id of a node");
         check_refused("/", "\"\"");

@@ -177,6 +177,10 @@ impl Links {
         self.peers().by_node.keys().copied().collect()
     }
 
+    pub(crate) fn count(&self, node: &NodeId) -> usize {
+        self.peers().by_node.get(node).map_or(0, |peer| peer.links.len())
+    }
+
     /// Lets a stream of the peer in, together with its place among those that wait for attention.
     pub(crate) fn admit(&self, link: &Link, protocol: Protocol) -> Result<(StreamPermit, OwnedSemaphorePermit), Refusal> {
         let of_peer = link.inbound_slots.clone().try_acquire_owned().map_err(|_| Refusal::TooManyStreams)?;

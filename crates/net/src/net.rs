@@ -219,6 +219,11 @@ impl Net {
         self.links.connected()
     }
 
+    /// How many connections there are with a peer: one, or briefly more after both sides dialled at once.
+    pub fn connections(&self, peer: &NodeId) -> usize {
+        self.links.count(peer)
+    }
+
     /// Connects to the node at an address and returns who it is. If the expected node is connected already, that is enough.
     ///
     /// `expect` or a `/p2p/` in the address say whose key must be there; with neither, any node will do.
