@@ -1,1 +1,5 @@
-fn main() {}
+//! `backmesh`: see `cli` for the commands.
+
+fn main() -> std::process::ExitCode {
+    backmesh::cli::main()
+}

@@ -1,0 +1,202 @@
+//! `backmesh join`.
+
+use super::{Context, absolute, secret, usage};
+use crate::state::{Config, Founding, State};
+use crate::{os, units};
+use anyhow::Context as _;
+use backmesh_control::{Event, ExitCode, Failure, JoinResult, PathText, peer_id};
+use backmesh_format::keys::{KeyPair, VaultSecret, machine_id};
+use backmesh_format::token::{self, Token};
+use backmesh_format::{MachineId, UnixMillis};
+use clap::Args;
+use rand::seq::index;
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
+use zeroize::Zeroizing;
+
+/// Make this machine a member of a workgroup, with a vault of its own
+///
+/// Works offline. Shows the 24-word recovery phrase once: who has the phrase can restore, without it a lost machine's backups are
+/// lost. On a terminal two of its words are asked back; elsewhere --save-phrase is required.
+#[derive(Debug, Args)]
+pub(super) struct Join {
+    /// The token that an admin made with `backmesh-admin invite`; - reads it from standard input
+    token: String,
+    /// What the others call this node [default: the machine's name]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// How much disk space to offer to others, such as 200GiB; 0 for none [default: 20 % of the free space]
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_size)]
+    offer: Option<u64>,
+    /// Write the phrase to this new file, which only you can read, instead of asking words back
+    #[arg(long, value_name = "FILE", conflicts_with = "phrase_file")]
+    save_phrase: Option<PathBuf>,
+    /// Take over the existing vault with the phrase in this file, as its next generation; - reads it from standard input
+    #[arg(long, value_name = "FILE")]
+    phrase_file: Option<PathBuf>,
+}
+
+/// The longest name of a node, in bytes.
+const NAME_BYTES_MAX: usize = 100;
+
+impl Join {
+    pub(super) fn run(self, cx: &mut Context) -> anyhow::Result<ExitCode> {
+        self.check_usage()?;
+        let token = self.read_token()?;
+        let now = os::now();
+        check_expiry(&token, now)?;
+        let state = State::create(&cx.folder)?;
+        state.require_unjoined()?;
+        let _lock = state.lock()?;
+        // Again, now that nobody else can be joining.
+        state.require_unjoined()?;
+
+        let taken_over = self.phrase_file.as_deref().map(secret::read_phrase).transpose()?;
+        let takeover = taken_over.is_some();
+        let vault_secret = taken_over.unwrap_or_else(|| VaultSecret::new(*random_bytes()));
+        let offer_bytes = match self.offer {
+            Some(bytes) => bytes,
+            None => default_offer(state.folder())?,
+        };
+        let founding = Founding {
+            token: &token,
+            secret: &vault_secret,
+            takeover,
+            node_key: KeyPair::from_secret(&random_bytes()),
+            writer_key: KeyPair::from_secret(&random_bytes()),
+            machine: machine(&token),
+            name: self.name.clone().unwrap_or_else(os::host_name),
+            config: Config { offer_bytes, ..Config::default() },
+            now,
+        };
+        let saved = self.hand_over_phrase(cx, &vault_secret)?;
+        let founded = state.found(&founding).inspect_err(|_| forget(saved.as_deref()));
+        let certificate = founded?;
+
+        cx.output.event(&Event::result(JoinResult {
+            node: certificate.node.to_string(),
+            peer_id: peer_id(&certificate.node),
+            name: certificate.name.clone(),
+            workgroup: certificate.workgroup.to_string(),
+            workgroup_name: token.charter.name.clone(),
+            vault: vault_secret.vault().to_string(),
+            offer_bytes,
+            phrase_file: saved.as_deref().map(|path| PathText::new(os::path_bytes(path))),
+            takeover,
+        }));
+        let (agent, protect) = (cx.suggest("agent"), cx.suggest("protect DIR"));
+        cx.output.advice(&format!("next: {protect}\nthen: {agent}"));
+        Ok(ExitCode::Done)
+    }
+
+    /// What the grammar cannot tell, before anything is read or written.
+    fn check_usage(&self) -> anyhow::Result<()> {
+        if let Some(name) = &self.name
+            && (name.trim().is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control))
+        {
+            return Err(usage(format!("a name has 1 to {NAME_BYTES_MAX} bytes and no control characters")));
+        }
+        let phrase_from_input = self.phrase_file.as_deref() == Some(Path::new("-"));
+        if self.token == "-" && phrase_from_input {
+            return Err(usage("the token and the phrase cannot both come from standard input"));
+        }
+        if self.phrase_file.is_none() && self.save_phrase.is_none() && (self.token == "-" || !is_attended()) {
+            return Err(usage(
+                "there is no terminal to show the recovery phrase on: give --save-phrase FILE, a new file that only you can read",
+            ));
+        }
+        if let Some(path) = &self.save_phrase
+            && path.symlink_metadata().is_ok()
+        {
+            return Err(Failure::new(ExitCode::Failed, format!("{} exists already", shown(path)))
+                .with_hint("nothing is overwritten: give --save-phrase another name")
+                .into());
+        }
+        Ok(())
+    }
+
+    fn read_token(&self) -> anyhow::Result<Token> {
+        if self.token != "-" {
+            return Ok(Token::from_text(&self.token)?);
+        }
+        let text = secret::read_bounded(io::stdin().lock(), token::TEXT_BYTES_MAX)
+            .context("the token cannot be read from standard input")?;
+        Ok(Token::from_text(&text)?)
+    }
+
+    /// Shows or saves a new vault's phrase, so that no vault comes to be whose phrase nobody has; gives the file it is in.
+    fn hand_over_phrase(&self, cx: &mut Context, vault_secret: &VaultSecret) -> anyhow::Result<Option<PathBuf>> {
+        if self.phrase_file.is_some() {
+            return Ok(None);
+        }
+        if let Some(path) = &self.save_phrase {
+            let path = absolute(path)?;
+            secret::save_phrase(vault_secret, &path)
+                .with_context(|| format!("the phrase cannot be written to {}", shown(&path)))?;
+            return Ok(Some(path));
+        }
+        let phrase = secret::display_phrase(vault_secret);
+        cx.output.advice(&format!(
+            "The recovery phrase of your vault. Write it down and keep it apart from this machine: it is shown only now,\n\
+             it restores everything, and whoever has it can read everything.\n\n{}",
+            &*phrase
+        ));
+        let mut positions = index::sample(&mut rand::rng(), 24, 2).into_vec();
+        positions.sort_unstable();
+        if secret::ask_back(vault_secret, &positions, io::stdin().lock(), io::stderr())? {
+            return Ok(None);
+        }
+        Err(Failure::new(ExitCode::Failed, "the phrase was not confirmed, so nothing was joined")
+            .with_hint("run the command again: it shows another phrase")
+            .into())
+    }
+}
+
+/// Whether somebody can read what is shown and answer.
+fn is_attended() -> bool {
+    io::stdin().is_terminal() && io::stderr().is_terminal()
+}
+
+/// The admitting members judge by their own clocks; this only spares a person a join that cannot succeed.
+fn check_expiry(token: &Token, now: UnixMillis) -> anyhow::Result<()> {
+    let expires_at = token.invitation.expires_at;
+    if expires_at != 0 && expires_at <= now {
+        let when = super::output::local_time(expires_at);
+        return Err(Failure::new(ExitCode::Failed, format!("the token expired at {when}"))
+            .with_hint("ask an admin for a new one: backmesh-admin invite")
+            .into());
+    }
+    Ok(())
+}
+
+fn random_bytes() -> Zeroizing<[u8; 32]> {
+    let mut bytes = Zeroizing::new([0; 32]);
+    rand::fill(&mut *bytes);
+    bytes
+}
+
+/// A machine that cannot be named is one of its own.
+fn machine(token: &Token) -> MachineId {
+    match os::system_machine_id() {
+        Some(id) => machine_id(&token.workgroup(), &id),
+        None => MachineId(*random_bytes()),
+    }
+}
+
+/// A fifth of the free space, in whole MiB.
+fn default_offer(folder: &Path) -> anyhow::Result<u64> {
+    let free = os::free_bytes(folder).with_context(|| format!("the free space of {} is not known: give --offer", shown(folder)))?;
+    Ok(free / 5 >> 20 << 20)
+}
+
+/// Removes the file of a phrase whose vault did not come to be, so that the same command can be tried again.
+fn forget(saved: Option<&Path>) {
+    if let Some(path) = saved {
+        // Where that fails, the next attempt says that the file exists.
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+fn shown(path: &Path) -> String {
+    backmesh_control::escape(os::path_bytes(path))
+}

@@ -1,0 +1,305 @@
+//! Results as text for people. Names come from other machines and old disks: all of them are escaped.
+
+use super::output::local_time;
+use crate::units::display_size;
+use backmesh_control::{
+    Answer, BackupResult, DemoReport, EntryInfo, EntryKind, JoinResult, PathText, PeerInfo, PlanItem, PlannedAction, ProtectResult,
+    RestoreResult, SnapshotInfo, Standing, StatusResult, escape,
+};
+
+/// The text of a result. `heading` where it is the first of its list, `more` where another part follows.
+pub(super) fn answer(answer: &Answer, heading: bool, more: bool) -> String {
+    match answer {
+        Answer::Backup(result) => backup(result),
+        Answer::Snapshots(result) if result.snapshots.is_empty() && heading && !more => "There are no snapshots yet.\n".to_owned(),
+        Answer::Snapshots(result) => list(heading, SNAPSHOT_HEADING, result.snapshots.iter().map(snapshot)),
+        Answer::Ls(result) => result.entries.iter().map(entry).collect(),
+        Answer::Restore(result) => restore(result, more),
+        Answer::Status(result) => status(result),
+        Answer::Peers(result) => list(heading, PEER_HEADING, result.peers.iter().map(peer)),
+        Answer::Join(result) => join(result),
+        Answer::Protect(result) => protect(result),
+        Answer::Demo(result) => demo(result),
+        // The admin's command line has words of its own, and these two need none.
+        Answer::Create(_) | Answer::Invite(_) | Answer::Charter(_) | Answer::Reload | Answer::Shutdown => String::new(),
+    }
+}
+
+fn list(heading: bool, title: &str, lines: impl Iterator<Item = String>) -> String {
+    let title = if heading { title } else { "" };
+    std::iter::once(title.to_owned()).chain(lines).collect()
+}
+
+fn path(path: &PathText) -> String {
+    path.bytes().map_or_else(|| escape(path.path.as_bytes()), |bytes| escape(&bytes))
+}
+
+fn text(text: &str) -> String {
+    escape(text.as_bytes())
+}
+
+fn short(id: &str) -> String {
+    escape(id.get(..8).unwrap_or(id).as_bytes())
+}
+
+fn count(number: u64, one: &str, many: &str) -> String {
+    if number == 1 { format!("1 {one}") } else { format!("{number} {many}") }
+}
+
+fn backup(result: &BackupResult) -> String {
+    let mut lines = format!(
+        "snapshot {}: {}, {} read, {} added, {} sent in {:.1} s\n",
+        short(&result.snapshot),
+        count(result.files, "file", "files"),
+        display_size(result.bytes_read),
+        display_size(result.bytes_added),
+        display_size(result.bytes_sent),
+        result.seconds,
+    );
+    if !result.complete {
+        lines.push_str("It is safe; the agent delivers the remaining shards as their holders appear.\n");
+    }
+    lines.push_str(&problems(result.problems, "could not be backed up"));
+    lines
+}
+
+fn problems(number: u64, what: &str) -> String {
+    if number == 0 { String::new() } else { format!("{} {what}.\n", count(number, "entry", "entries")) }
+}
+
+const SNAPSHOT_HEADING: &str = "snapshot  begun             files       size       added       host\n";
+
+fn snapshot(info: &SnapshotInfo) -> String {
+    format!(
+        "{:<9} {:<17} {:<11} {:<10} {:<11} {}\n",
+        short(&info.snapshot),
+        local_time(info.started_at.0),
+        info.files,
+        display_size(info.bytes),
+        display_size(info.bytes_added),
+        text(&info.host),
+    )
+}
+
+fn entry(info: &EntryInfo) -> String {
+    let kind = match info.kind {
+        EntryKind::Directory => 'd',
+        EntryKind::File => '-',
+        EntryKind::Symlink => 'l',
+        EntryKind::Fifo => 'p',
+        EntryKind::Socket => 's',
+        EntryKind::CharDevice => 'c',
+        EntryKind::BlockDevice => 'b',
+    };
+    let name = |name: &str, number: u32| if name.is_empty() { number.to_string() } else { text(name) };
+    let target = info.target.as_ref().map(|target| format!(" -> {}", path(target))).unwrap_or_default();
+    format!(
+        "{kind}{} {:<8} {:<8} {:>10} {} {}{target}{}\n",
+        permissions(info.mode),
+        name(&info.user, info.uid),
+        name(&info.group, info.gid),
+        display_size(info.bytes),
+        local_time(info.modified.0),
+        path(&info.path),
+        if info.torn { "  (changed while it was read)" } else { "" },
+    )
+}
+
+/// `rwxr-xr-x`, with the letters that `ls` uses for the upper three bits.
+fn permissions(mode: u16) -> String {
+    let mut letters: Vec<char> = "rwxrwxrwx".chars().enumerate().map(|(at, c)| if mode >> (8 - at) & 1 == 1 { c } else { '-' }).collect();
+    for (bit, at, small, large) in [(0o4000, 2, 's', 'S'), (0o2000, 5, 's', 'S'), (0o1000, 8, 't', 'T')] {
+        if mode & bit != 0 {
+            letters[at] = if letters[at] == 'x' { small } else { large };
+        }
+    }
+    letters.into_iter().collect()
+}
+
+fn restore(result: &RestoreResult, more: bool) -> String {
+    let mut lines: String = result.plan.iter().map(plan_item).collect();
+    if more {
+        return lines;
+    }
+    if result.dry_run {
+        let summary = format!(
+            "nothing was changed; the plan for snapshot {}: {}, {} to write, {} to delete\n",
+            short(&result.snapshot),
+            count(result.files, "file", "files"),
+            display_size(result.bytes_written),
+            result.deleted
+        );
+        return lines + &summary;
+    }
+    lines.push_str(&format!(
+        "snapshot {}: {} ({} unchanged), {} written, {} fetched, {} deleted in {:.1} s\n",
+        short(&result.snapshot),
+        count(result.files, "file", "files"),
+        result.files_unchanged,
+        display_size(result.bytes_written),
+        display_size(result.bytes_fetched),
+        result.deleted,
+        result.seconds,
+    ));
+    lines + &problems(result.problems, "could not be restored")
+}
+
+fn plan_item(item: &PlanItem) -> String {
+    let action = match item.action {
+        PlannedAction::Create => "create",
+        PlannedAction::Replace => "replace",
+        PlannedAction::Attributes => "attributes",
+        PlannedAction::Delete => "delete",
+    };
+    format!("{action:<10} {:>10} {}\n", display_size(item.bytes), path(&item.path))
+}
+
+fn status(result: &StatusResult) -> String {
+    let mut lines = Vec::new();
+    let mut line = |title: &str, value: String| lines.push(format!("{title:<11} {value}\n"));
+    match &result.node {
+        None => line("node", "belongs to no workgroup".to_owned()),
+        Some(node) => {
+            line("node", format!("{} {}", text(&node.name), text(&node.id)));
+            node.addresses.iter().for_each(|address| line("", text(address)));
+        }
+    }
+    line("agent", if result.agent { "running" } else { "not running" }.to_owned());
+    if let Some(group) = &result.workgroup {
+        line("workgroup", format!("{} {}", text(&group.name), text(&group.id)));
+        if result.agent {
+            line("members", format!("{}, {} connected", group.members, group.connected));
+        }
+        line("level", format!("{} {}", text(&group.level), text(&group.promise)).trim_end().to_owned());
+    }
+    if let Some(vault) = &result.vault {
+        line("vault", text(&vault.id));
+        line("health", vault.health.word().to_owned());
+        if result.agent {
+            let newest = vault.newest.map(|time| format!(", the newest of {}", local_time(time.0))).unwrap_or_default();
+            line("snapshots", format!("{}{newest}", vault.snapshots));
+            line("stored", format!("{} before redundancy", display_size(vault.bytes_stored)));
+        }
+        if vault.shards_pending > 0 {
+            line("pending", count(vault.shards_pending, "shard waits for its holder", "shards wait for their holders"));
+        }
+        if vault.locked {
+            line("key", "not on this machine: only the recovery phrase opens the vault".to_owned());
+        }
+        let protected: Vec<String> = vault.protected.iter().map(path).collect();
+        line("protected", if protected.is_empty() { "nothing".to_owned() } else { protected.join("\n            ") });
+    }
+    if let Some(shelf) = &result.shelf {
+        line("for others", format!("{} in {} of {} offered", display_size(shelf.bytes_held), count(shelf.shards, "shard", "shards"), display_size(shelf.bytes_offered)));
+    }
+    lines.concat()
+}
+
+const PEER_HEADING: &str = "node      state      offered    free       site        name\n";
+
+fn peer(info: &PeerInfo) -> String {
+    let state = match info.standing {
+        Standing::Accepted if info.me => "me",
+        Standing::Accepted if info.connected => "connected",
+        Standing::Accepted => "away",
+        Standing::Waiting => "waiting",
+        Standing::Spent => "spent",
+        Standing::Expired => "expired",
+        Standing::Revoked => "revoked",
+    };
+    format!(
+        "{:<9} {:<10} {:<10} {:<10} {:<11} {}\n",
+        short(&info.node),
+        state,
+        display_size(info.offered_bytes),
+        display_size(info.free_bytes),
+        text(&info.site),
+        text(&info.name),
+    )
+}
+
+fn join(result: &JoinResult) -> String {
+    let mut lines = format!(
+        "joined {} as {}\nnode   {}\nvault  {}\noffer  {}\n",
+        text(&result.workgroup_name),
+        text(&result.name),
+        text(&result.node),
+        text(&result.vault),
+        display_size(result.offer_bytes),
+    );
+    if let Some(file) = &result.phrase_file {
+        lines.push_str(&format!("phrase {}: keep it apart from this machine\n", path(file)));
+    }
+    if result.takeover {
+        lines.push_str("The agent becomes the vault's next writer as soon as it meets its holders.\n");
+    }
+    lines
+}
+
+fn protect(result: &ProtectResult) -> String {
+    if result.protected.is_empty() {
+        return "Nothing is protected.\n".to_owned();
+    }
+    result.protected.iter().map(|folder| format!("protected {}\n", path(folder))).collect()
+}
+
+fn demo(report: &DemoReport) -> String {
+    let mut lines = format!(
+        "{} nodes, level {} ({} of {} shards rebuild a pack)\n{}: {} read, {} stored, {} sent\n",
+        report.nodes,
+        text(&report.level),
+        report.k,
+        report.n,
+        count(report.files, "file", "files"),
+        display_size(report.bytes_read),
+        display_size(report.bytes_stored),
+        display_size(report.bytes_sent),
+    );
+    for holder in &report.holders {
+        let fate = if holder.lost { "  lost" } else { "" };
+        lines.push_str(&format!("  {:<12} {:>6} shards {:>10}{fate}\n", text(&holder.name), holder.shards, display_size(holder.bytes)));
+    }
+    for step in &report.steps {
+        lines.push_str(&format!("  {:<24} {:>8.2} s\n", text(&step.name), step.seconds));
+    }
+    report.differences.iter().for_each(|difference| lines.push_str(&format!("  {}\n", text(difference))));
+    lines.push_str(if report.identical { "Everything came back identical.\n" } else { "NOT everything came back.\n" });
+    if let Some(folder) = &report.kept {
+        lines.push_str(&format!("kept in {}\n", path(folder)));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_as_ls_shows_them() {
+        for (mode, letters) in [(0o644, "rw-r--r--"), (0o4755, "rwsr-xr-x"), (0o2644, "rw-r-Sr--"), (0o1777, "rwxrwxrwt"), (0, "---------")] {
+            assert_eq!(permissions(mode), letters);
+        }
+    }
+
+    #[test]
+    fn hostile_names_cannot_draw_on_the_terminal() {
+        let result = ProtectResult { protected: vec![PathText::new(b"/a\x1b[2J\n/b\xff")], agent: false };
+        assert_eq!(answer(&Answer::Protect(result), true, false), "protected /a\\u{1b}[2J\\n/b\\xff\n");
+        let info = PeerInfo {
+            node: "\x1b]0;x".into(),
+            peer_id: String::new(),
+            name: "\u{202e}evil\r".into(),
+            site: "\x07".into(),
+            me: false,
+            standing: Standing::Accepted,
+            connected: true,
+            addresses: Vec::new(),
+            offered_bytes: 0,
+            free_bytes: 0,
+            shards_held: 0,
+            seen_at: None,
+        };
+        let line = peer(&info);
+        assert!(line.trim_end_matches('\n').chars().all(|c| !c.is_control()) && !line.contains('\u{202e}'), "{line:?}");
+    }
+}

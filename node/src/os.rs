@@ -1,0 +1,168 @@
+//! What an operating system does differently, for the node: private files, locks, the clock, the machine's id and name, free space,
+//! the path of the control socket. Nothing outside this file names `std::os::unix`.
+
+use backmesh_format::UnixMillis;
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// The bits of a mode that let anyone but the owner in.
+const OTHERS: u32 = 0o077;
+
+/// The bytes of a path.
+pub fn path_bytes(path: &Path) -> &[u8] {
+    path.as_os_str().as_bytes()
+}
+
+/// The path with these bytes.
+pub fn path_from_bytes(bytes: Vec<u8>) -> PathBuf {
+    PathBuf::from(OsString::from_vec(bytes))
+}
+
+/// Makes a folder, and those above it, that only its owner can enter; what exists stays as it is.
+///
+/// # Errors
+/// Where the system refuses.
+pub fn create_private_dir(path: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Creates a file that only its owner can read.
+///
+/// # Errors
+/// `AlreadyExists` where something is there.
+pub fn create_private_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// The mode of an open file, if it lets anyone but its owner in.
+///
+/// # Errors
+/// Where the system refuses.
+pub fn exposed_mode(file: &File) -> io::Result<Option<u32>> {
+    let mode = file.metadata()?.mode();
+    Ok((mode & OTHERS != 0).then_some(mode & 0o7777))
+}
+
+/// Makes a file's or folder's names durable.
+///
+/// # Errors
+/// Where the system refuses.
+pub fn sync_dir(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// Locks a file, which is created where it is missing, until the result is dropped or the process ends; none where another process
+/// has it.
+///
+/// # Errors
+/// Where the system refuses for any other reason.
+pub fn try_lock(path: &Path) -> io::Result<Option<File>> {
+    let file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Locks a file as [`try_lock`] does, and waits for it.
+///
+/// # Errors
+/// Where the system refuses.
+pub fn lock(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)?;
+    Ok(file)
+}
+
+/// The space that this user may still fill on the disk of `path`, in bytes.
+///
+/// # Errors
+/// Where the system refuses.
+pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(path)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// The time by this machine's clock.
+pub fn now() -> UnixMillis {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    UnixMillis::try_from(since.as_millis()).unwrap_or(UnixMillis::MAX)
+}
+
+/// Whether the process may do everything.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// What the system calls this machine, for ever; none in some containers. `BACKMESH_MACHINE_ID` replaces it.
+pub fn system_machine_id() -> Option<String> {
+    let given = std::env::var("BACKMESH_MACHINE_ID").ok();
+    let kept = || ["/etc/machine-id", "/var/lib/dbus/machine-id"].iter().find_map(|path| std::fs::read_to_string(path).ok());
+    given.or_else(kept).map(|id| id.trim().to_owned()).filter(|id| !id.is_empty())
+}
+
+/// The machine's name, up to its first dot.
+pub fn host_name() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    name.split('.').next().filter(|short| !short.is_empty()).unwrap_or("unnamed").to_owned()
+}
+
+/// A path of the control socket that is short enough for the system, valid while this lives.
+#[derive(Debug)]
+pub struct SocketPath {
+    path: PathBuf,
+    /// Keeps the number in a path below /proc/self/fd meaning the folder.
+    _folder: Option<File>,
+}
+
+/// The longest path of a socket is 107 bytes on Linux, 103 on macOS.
+const SOCKET_PATH_BYTES_MAX: usize = 100;
+
+impl SocketPath {
+    /// The socket `name` in `folder`: where that is too long, by way of an open descriptor of the folder.
+    ///
+    /// # Errors
+    /// Where the folder cannot be opened.
+    pub fn new(folder: &Path, name: &str) -> io::Result<Self> {
+        use std::os::fd::AsRawFd;
+        let path = folder.join(name);
+        if path_bytes(&path).len() <= SOCKET_PATH_BYTES_MAX {
+            return Ok(Self { path, _folder: None });
+        }
+        let folder = File::open(folder)?;
+        Ok(Self { path: format!("/proc/self/fd/{}/{name}", folder.as_raw_fd()).into(), _folder: Some(folder) })
+    }
+}
+
+impl std::ops::Deref for SocketPath {
+    type Target = Path;
+    fn deref(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl AsRef<Path> for SocketPath {
+    fn as_ref(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// A connection to the agent.
+pub type ControlStream = std::os::unix::net::UnixStream;
+
+/// Connects to the agent; none where nobody listens.
+///
+/// # Errors
+/// Where the system refuses for any other reason.
+pub fn connect(socket: &SocketPath) -> io::Result<Option<ControlStream>> {
+    match ControlStream::connect(socket) {
+        Ok(stream) => Ok(Some(stream)),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Ok(None),
+        Err(error) => Err(error),
+    }
+}

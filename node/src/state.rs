@@ -1,0 +1,420 @@
+//! The state folder: one per node, its layout, its lock, the keys and signed papers in it.
+//!
+//! ```text
+//! state.lock                     held by the process that uses the rest
+//! node.key                       the node's key (0600)
+//! machine                        the machine's id as this workgroup sees it, so that a copied state is noticed
+//! charter.bin  certificate.bin   signed records; with the certificate the node has joined
+//! config.toml                    what is protected and offered; see `config`
+//! vault/writer.key               signs heads, stripes and copysets (0600)
+//! vault/chunk-id.key             names chunks (0600)
+//! vault/unsealing.key            opens what was sealed; line i is that of generation i (0600); absent while locked
+//! vault/writer.bin               the writer's certificate, signed by the vault's root key
+//! vault/takeover.bin             writer certificates of later generations, until the vault's newest is known (0600)
+//! records.redb  index/  statcache  spool/  shelf/  control.sock      the agent's
+//! ```
+
+pub mod config;
+mod papers;
+
+pub use config::Config;
+pub use papers::Founding;
+
+use crate::os::{self, SocketPath};
+use backmesh_control::{ExitCode, Failure};
+use backmesh_format::charter::{Charter, check_charter};
+use backmesh_format::keyfile::{self, KeyFileError};
+use backmesh_format::keys::{ChunkIdKey, KeyPair};
+use backmesh_format::membership::{Certificate, check_certificate};
+use backmesh_format::vault::{WriterCert, check_writer};
+use backmesh_format::{DecodeError, MachineId, Signed, Wire};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+/// Why the state cannot be used.
+#[derive(Debug, Error)]
+pub enum StateError {
+    /// There is none, or it belongs to no workgroup yet.
+    #[error("{} belongs to no workgroup", .0.display())]
+    NotJoined(PathBuf),
+    /// It belongs to one already.
+    #[error("{} belongs to the workgroup \"{workgroup}\" already", .folder.display())]
+    AlreadyJoined {
+        /// The state folder.
+        folder: PathBuf,
+        /// The workgroup's name.
+        workgroup: String,
+    },
+    /// Another process uses it.
+    #[error("another process uses {}", .0.display())]
+    InUse(PathBuf),
+    /// A secret that others could have read.
+    #[error("{} holds a secret and has mode {mode:04o}, which lets others read it", .path.display())]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// The key that opens the vault was locked away.
+    #[error("the key that opens the vault is not on this machine")]
+    Locked,
+    /// A key file cannot be read.
+    #[error("{}: {source}", .path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: KeyFileError,
+    },
+    /// A signed record is not what it should be.
+    #[error("{}: {source}", .path.display())]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: DecodeError,
+    },
+    /// The configuration cannot be used.
+    #[error("{}: {source}", .path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: config::ConfigError,
+    },
+    /// The vault's writers have reached a generation for which no certificate was prepared.
+    #[error("the vault is at generation {seen}, and this machine was made ready for at most {ready}")]
+    Generation {
+        /// The highest generation seen at holders.
+        seen: u64,
+        /// The highest generation this state can become.
+        ready: u64,
+    },
+    /// The system refused.
+    #[error("{} {}: {source}", .doing, .path.display())]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+impl From<StateError> for Failure {
+    fn from(error: StateError) -> Self {
+        let code = match &error {
+            StateError::NotJoined(_) => ExitCode::NoAgent,
+            StateError::InUse(_) => ExitCode::InUse,
+            StateError::Locked => ExitCode::WrongKey,
+            _ => ExitCode::Failed,
+        };
+        let hint = match &error {
+            StateError::NotJoined(_) => Some("ask an admin for a token, then: backmesh join TOKEN".to_owned()),
+            StateError::AlreadyJoined { .. } => {
+                Some("one state belongs to one workgroup; for another one give another folder: backmesh --state DIR join TOKEN".to_owned())
+            }
+            StateError::InUse(_) => Some("an agent or another command is running on it; stop it, or give another --state".to_owned()),
+            StateError::Exposed { path, .. } => {
+                Some(format!("if nobody else has read it: chmod 600 {}", backmesh_control::escape(os::path_bytes(path))))
+            }
+            StateError::Locked => Some("give the recovery phrase: backmesh recover --phrase-file FILE".to_owned()),
+            StateError::Generation { .. } => {
+                Some("join again with an empty state folder, the phrase and a member at hand".to_owned())
+            }
+            _ => None,
+        };
+        Self { code, message: error.to_string(), hint }
+    }
+}
+
+/// A state folder. Cheap: it holds the path only, and reads when asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    folder: PathBuf,
+}
+
+/// Held while a process uses the state; let go when dropped or when the process ends.
+#[derive(Debug)]
+pub struct StateLock {
+    _file: File,
+}
+
+impl State {
+    /// The state of a node that has joined.
+    ///
+    /// # Errors
+    /// `NotJoined` where there is none.
+    pub fn open(folder: &Path) -> Result<Self, StateError> {
+        let state = Self { folder: folder.to_owned() };
+        if state.is_joined()? { Ok(state) } else { Err(StateError::NotJoined(folder.to_owned())) }
+    }
+
+    /// The folder of a state that may not exist yet; made where it is missing.
+    ///
+    /// # Errors
+    /// Where the system refuses.
+    pub fn create(folder: &Path) -> Result<Self, StateError> {
+        os::create_private_dir(folder).map_err(io_error("create", folder))?;
+        Ok(Self { folder: folder.to_owned() })
+    }
+
+    fn is_joined(&self) -> Result<bool, StateError> {
+        let path = self.certificate_path();
+        path.try_exists().map_err(io_error("look for", &path))
+    }
+
+    /// Takes the lock.
+    ///
+    /// # Errors
+    /// `InUse` where another process has it.
+    pub fn lock(&self) -> Result<StateLock, StateError> {
+        let path = self.folder.join("state.lock");
+        let file = os::try_lock(&path).map_err(io_error("lock", &path))?;
+        file.map(|file| StateLock { _file: file }).ok_or_else(|| StateError::InUse(self.folder.clone()))
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The database of signed records.
+    pub fn records_path(&self) -> PathBuf {
+        self.folder.join("records.redb")
+    }
+
+    /// The folder of the chunk index.
+    pub fn index_path(&self) -> PathBuf {
+        self.folder.join("index")
+    }
+
+    /// The stat cache.
+    pub fn stat_cache_path(&self) -> PathBuf {
+        self.folder.join("statcache")
+    }
+
+    /// The folder of packs on their way to holders.
+    pub fn spool_path(&self) -> PathBuf {
+        self.folder.join("spool")
+    }
+
+    /// The folder of others' shards.
+    pub fn shelf_path(&self) -> PathBuf {
+        self.folder.join("shelf")
+    }
+
+    /// The configuration.
+    pub fn config_path(&self) -> PathBuf {
+        self.folder.join("config.toml")
+    }
+
+    /// The control socket, to bind or to connect; a stale one is removed under [`State::socket_file`].
+    ///
+    /// # Errors
+    /// Where the system refuses.
+    pub fn socket_path(&self) -> Result<SocketPath, StateError> {
+        SocketPath::new(&self.folder, "control.sock").map_err(io_error("open", &self.folder))
+    }
+
+    /// Where the control socket's file is, however long the path.
+    pub fn socket_file(&self) -> PathBuf {
+        self.folder.join("control.sock")
+    }
+
+    fn certificate_path(&self) -> PathBuf {
+        self.folder.join("certificate.bin")
+    }
+
+    fn vault_path(&self, name: &str) -> PathBuf {
+        self.folder.join("vault").join(name)
+    }
+
+    /// The node's key, which is its identity.
+    ///
+    /// # Errors
+    /// Where it is missing, damaged or readable by others.
+    pub fn node_key(&self) -> Result<KeyPair, StateError> {
+        read_key(&self.folder.join("node.key"), NODE_KEY).map(|secret| KeyPair::from_secret(&secret))
+    }
+
+    /// The machine on which the node joined, as the workgroup sees it.
+    ///
+    /// # Errors
+    /// Where it is missing or damaged.
+    pub fn machine(&self) -> Result<MachineId, StateError> {
+        let path = self.folder.join("machine");
+        let text = std::fs::read_to_string(&path).map_err(io_error("read", &path))?;
+        MachineId::from_hex(text.trim()).ok_or(StateError::Record { path, source: DecodeError::Invalid("the machine's id") })
+    }
+
+    /// The charter that the node joined with; the agent may know a newer one.
+    ///
+    /// # Errors
+    /// Where it is missing, damaged or not validly signed.
+    pub fn charter(&self) -> Result<Signed<Charter>, StateError> {
+        let path = self.folder.join("charter.bin");
+        let charter: Signed<Charter> = read_record(&path)?;
+        check_charter(&charter).map_err(|source| StateError::Record { path, source })?;
+        Ok(charter)
+    }
+
+    /// The node's certificate.
+    ///
+    /// # Errors
+    /// Where it is missing, damaged or not validly signed.
+    pub fn certificate(&self) -> Result<Signed<Certificate>, StateError> {
+        let path = self.certificate_path();
+        let charter = self.charter()?;
+        let certificate: Signed<Certificate> = read_record(&path)?;
+        check_certificate(&certificate, &charter.workgroup_id(), &charter.admins)
+            .map_err(|source| StateError::Record { path, source })?;
+        Ok(certificate)
+    }
+
+    /// The key that signs heads, stripes and copysets.
+    ///
+    /// # Errors
+    /// Where it is missing, damaged or readable by others.
+    pub fn writer_key(&self) -> Result<KeyPair, StateError> {
+        read_key(&self.vault_path("writer.key"), WRITER_KEY).map(|secret| KeyPair::from_secret(&secret))
+    }
+
+    /// The key that names chunks.
+    ///
+    /// # Errors
+    /// Where it is missing, damaged or readable by others.
+    pub fn chunk_id_key(&self) -> Result<ChunkIdKey, StateError> {
+        read_key(&self.vault_path("chunk-id.key"), CHUNK_ID_KEY).map(|secret| ChunkIdKey::new(*secret))
+    }
+
+    /// The secrets that open what was sealed, each with its generation, the newest first.
+    ///
+    /// # Errors
+    /// `Locked` where they were taken away.
+    pub fn unsealing_secrets(&self) -> Result<Vec<(u64, Zeroizing<[u8; 32]>)>, StateError> {
+        let path = self.vault_path("unsealing.key");
+        match read_keys(&path, UNSEALING_KEY) {
+            Ok(secrets) => {
+                let mut secrets: Vec<_> = (1..).zip(secrets).collect();
+                secrets.reverse();
+                Ok(secrets)
+            }
+            Err(StateError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Err(StateError::Locked),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The certificate of this machine's writer.
+    ///
+    /// # Errors
+    /// Where it is missing, damaged or not validly signed.
+    pub fn writer(&self) -> Result<Signed<WriterCert>, StateError> {
+        let path = self.vault_path("writer.bin");
+        let writer: Signed<WriterCert> = read_record(&path)?;
+        check_writer(&writer).map_err(|source| StateError::Record { path, source })?;
+        Ok(writer)
+    }
+
+    /// What is protected and offered.
+    ///
+    /// # Errors
+    /// What is wrong with it, naming the line.
+    pub fn config(&self) -> Result<Config, StateError> {
+        let path = self.config_path();
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Config::default()),
+            Err(source) => return Err(StateError::Io { doing: "read", path, source }),
+        };
+        Config::parse(&text).map_err(|source| StateError::Config { path, source })
+    }
+
+    /// Changes the list of protected folders; one process at a time, everything else in the file stays as a person wrote it.
+    /// `change` gets the list and may refuse.
+    ///
+    /// # Errors
+    /// What is wrong with the file, or what `change` says.
+    pub fn edit_protected<E: From<StateError>>(
+        &self,
+        change: impl FnOnce(&mut Vec<PathBuf>) -> Result<(), E>,
+    ) -> Result<Config, E> {
+        let lock = self.folder.join("config.lock");
+        let _lock = os::lock(&lock).map_err(io_error("lock", &lock))?;
+        let path = self.config_path();
+        let text = match std::fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+            read => read.map_err(io_error("read", &path)),
+        }?;
+        let in_config = |source| StateError::Config { path: path.clone(), source };
+        let mut config = Config::parse(&text).map_err(in_config)?;
+        change(&mut config.protect)?;
+        let text = config::with_protected(&text, &config.protect).map_err(in_config)?;
+        write_private(&path, text.as_bytes())?;
+        Ok(config)
+    }
+}
+
+const NODE_KEY: &str = "node key";
+const WRITER_KEY: &str = "writer key";
+const CHUNK_ID_KEY: &str = "chunk id key";
+const UNSEALING_KEY: &str = "unsealing key";
+
+fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError + use<> {
+    let path = path.to_owned();
+    move |source| StateError::Io { doing, path, source }
+}
+
+fn read_key(path: &Path, kind: &str) -> Result<Zeroizing<[u8; 32]>, StateError> {
+    let keys = read_keys(path, kind)?;
+    // A key file has at least one key.
+    keys.into_iter().next().ok_or(StateError::Key { path: path.to_owned(), source: KeyFileError::Line(2) })
+}
+
+fn read_keys(path: &Path, kind: &str) -> Result<Vec<Zeroizing<[u8; 32]>>, StateError> {
+    let text = read_secret(path)?;
+    keyfile::parse(kind, &text).map_err(|source| StateError::Key { path: path.to_owned(), source })
+}
+
+/// Reads a text that nobody else can read.
+///
+/// # Errors
+/// `Exposed` where others can; where it is too long or not UTF-8.
+pub fn read_secret(path: &Path) -> Result<Zeroizing<String>, StateError> {
+    let file = File::open(path).map_err(io_error("read", path))?;
+    if let Some(mode) = os::exposed_mode(&file).map_err(io_error("read", path))? {
+        return Err(StateError::Exposed { path: path.to_owned(), mode });
+    }
+    let mut text = Zeroizing::new(String::with_capacity(keyfile::BYTES_MAX));
+    file.take(keyfile::BYTES_MAX as u64).read_to_string(&mut text).map_err(io_error("read", path))?;
+    Ok(text)
+}
+
+fn read_record<T: Wire>(path: &Path) -> Result<T, StateError> {
+    let bytes = std::fs::read(path).map_err(io_error("read", path))?;
+    T::from_wire(&bytes).map_err(|source| StateError::Record { path: path.to_owned(), source })
+}
+
+/// Writes a file that only its owner can read, whole or not at all, durable when this returns.
+fn write_private(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".new");
+    let temporary = PathBuf::from(temporary);
+    let write = || {
+        match std::fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = os::create_private_file(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)?;
+        path.parent().map_or(Ok(()), os::sync_dir)
+    };
+    write().map_err(io_error("write", path))
+}

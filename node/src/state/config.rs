@@ -1,0 +1,193 @@
+//! `config.toml`: what a person may set. Read into [`Config`], which holds only what is true; edited without touching the rest.
+
+use crate::{os, units};
+use backmesh_control::PathText;
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+use toml_edit::{Array, DocumentMut, InlineTable, Item, Value};
+
+/// The settings of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Config {
+    /// The folders that are backed up: absolute, none below another.
+    pub protect: Vec<PathBuf>,
+    /// What is offered to others, in bytes; 0 keeps nothing for anyone.
+    pub offer_bytes: u64,
+    /// Where the agent listens, as multiaddresses; empty for the default port on all addresses.
+    pub listen: Vec<String>,
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// Not TOML.
+    #[error("{0}")]
+    Syntax(#[from] toml_edit::TomlError),
+    /// A setting that does not exist.
+    #[error("\"{0}\" is not a setting; there are protect, offer and listen")]
+    Unknown(String),
+    /// A setting with a value of the wrong kind.
+    #[error("\"{setting}\" should be {expected}")]
+    Kind {
+        /// The setting.
+        setting: &'static str,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// A folder that is not absolute.
+    #[error("\"protect\" has {0}, which is not an absolute path")]
+    Relative(String),
+    /// Not a size.
+    #[error("\"offer\": {0}")]
+    Size(#[from] units::SizeError),
+}
+
+/// What a new state's file says beside the values.
+const HEADER: &str = "\
+# What this node protects and offers. A running agent reads this again after `backmesh protect` and `backmesh unprotect`.
+#   protect = [\"/home/anna\"]    folders that are backed up
+#   offer = \"200 GiB\"           disk space for other members' shards
+#   listen = []                  multiaddresses; empty for port 47770 on all addresses
+
+";
+
+impl Config {
+    /// Reads the settings.
+    ///
+    /// # Errors
+    /// What is wrong, naming the setting or the line.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        let document: DocumentMut = text.parse()?;
+        let mut config = Self::default();
+        for (key, item) in document.iter() {
+            match key {
+                "protect" => config.protect = paths(item)?,
+                "offer" => config.offer_bytes = offer(item)?,
+                "listen" => config.listen = texts(item)?,
+                other => return Err(ConfigError::Unknown(backmesh_control::escape(other.as_bytes()))),
+            }
+        }
+        Ok(config)
+    }
+
+    /// The text of a new file with these settings.
+    pub fn to_text(&self) -> String {
+        let mut document = DocumentMut::new();
+        document["protect"] = Item::Value(path_array(&self.protect));
+        document["offer"] = toml_edit::value(units::exact_size(self.offer_bytes));
+        document["listen"] = Item::Value(Value::Array(self.listen.iter().collect()));
+        format!("{HEADER}{document}")
+    }
+}
+
+/// The same file with another list of protected folders; everything else stays as it is.
+///
+/// # Errors
+/// Where the file is not TOML.
+pub fn with_protected(text: &str, protect: &[PathBuf]) -> Result<String, ConfigError> {
+    let mut document: DocumentMut = text.parse()?;
+    let mut list = path_array(protect);
+    if let Some(old) = document.get("protect").and_then(Item::as_value) {
+        *list.decor_mut() = old.decor().clone();
+    }
+    document["protect"] = Item::Value(list);
+    Ok(document.to_string())
+}
+
+fn path_array(paths: &[PathBuf]) -> Value {
+    let mut list: Array = paths.iter().map(|path| path_value(path)).collect();
+    if paths.len() > 1 {
+        list.iter_mut().for_each(|value| value.decor_mut().set_prefix("\n    "));
+        list.set_trailing("\n");
+        list.set_trailing_comma(true);
+    }
+    Value::Array(list)
+}
+
+/// A text, or `{ base64 = ".." }` for what is not UTF-8.
+fn path_value(path: &Path) -> Value {
+    let text = PathText::new(os::path_bytes(path));
+    match text.path_base64 {
+        None => Value::from(text.path),
+        Some(coded) => Value::InlineTable(InlineTable::from_iter([("base64", coded)])),
+    }
+}
+
+fn paths(item: &Item) -> Result<Vec<PathBuf>, ConfigError> {
+    let wrong = || ConfigError::Kind { setting: "protect", expected: "a list of absolute paths, such as [\"/home/anna\"]" };
+    let mut paths = Vec::new();
+    for value in item.as_array().ok_or_else(wrong)? {
+        let coded = value.as_inline_table().and_then(|table| table.get("base64")?.as_str());
+        let text = match (value.as_str(), coded) {
+            (Some(text), _) => PathText { path: text.to_owned(), path_base64: None },
+            (None, Some(coded)) => PathText { path: String::new(), path_base64: Some(coded.to_owned()) },
+            (None, None) => return Err(wrong()),
+        };
+        let bytes = text.bytes().ok_or_else(wrong)?;
+        let path = os::path_from_bytes(bytes);
+        if !path.is_absolute() {
+            return Err(ConfigError::Relative(backmesh_control::escape(os::path_bytes(&path))));
+        }
+        paths.push(path);
+    }
+    Ok(paths)
+}
+
+fn offer(item: &Item) -> Result<u64, ConfigError> {
+    if let Some(bytes) = item.as_integer().and_then(|bytes| u64::try_from(bytes).ok()) {
+        return Ok(bytes);
+    }
+    let text = item.as_str().ok_or(ConfigError::Kind { setting: "offer", expected: "a size such as \"200 GiB\"" })?;
+    Ok(units::parse_size(text)?)
+}
+
+fn texts(item: &Item) -> Result<Vec<String>, ConfigError> {
+    let wrong = || ConfigError::Kind { setting: "listen", expected: "a list of multiaddresses, such as [\"/ip4/0.0.0.0/tcp/47770\"]" };
+    item.as_array().ok_or_else(wrong)?.iter().map(|value| value.as_str().map(str::to_owned).ok_or_else(wrong)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let odd = os::path_from_bytes(b"/srv/\xff".to_vec());
+        let config = Config {
+            protect: vec!["/home/ä b\"c".into(), odd],
+            offer_bytes: 200 << 30,
+            listen: vec!["/ip4/127.0.0.1/tcp/0".into()],
+        };
+        let text = config.to_text();
+        assert!(text.contains("offer = \"200 GiB\""), "{text}");
+        assert_eq!(Config::parse(&text).unwrap(), config);
+        assert_eq!(Config::parse("").unwrap(), Config::default());
+        assert_eq!(Config::parse(&Config::default().to_text()).unwrap(), Config::default());
+        assert_eq!(Config::parse("offer = 5").unwrap().offer_bytes, 5);
+    }
+
+    #[test]
+    fn editing_keeps_what_a_person_wrote() {
+        let text = "# mine\noffer = \"1 GiB\" # little\nprotect = [\"/a\"] # why\n# end\n";
+        let edited = with_protected(text, &["/a".into(), "/b".into()]).unwrap();
+        assert_eq!(edited, "# mine\noffer = \"1 GiB\" # little\nprotect = [\n    \"/a\",\n    \"/b\",\n] # why\n# end\n");
+        assert_eq!(with_protected(&edited, &["/a".into()]).unwrap(), text);
+        assert_eq!(with_protected("", &[]).unwrap(), "protect = []\n");
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_named() {
+        let check = |text: &str, part: &str| {
+            let error = Config::parse(text).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        };
+        check("offer = ", "line 1");
+        check("offr = 1", "\"offr\"");
+        check("offer = \"much\"", "\"much\"");
+        check("offer = -1", "\"offer\"");
+        check("protect = \"/a\"", "\"protect\"");
+        check("protect = [\"a/b\"]", "a/b");
+        check("protect = [{ base64 = \"*\" }]", "\"protect\"");
+        check("listen = [1]", "\"listen\"");
+    }
+}

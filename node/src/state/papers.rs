@@ -1,0 +1,156 @@
+//! How a state comes to be: the keys and signed papers of a node that joins, and of one that takes an existing vault over.
+
+use super::{CHUNK_ID_KEY, NODE_KEY, State, StateError, UNSEALING_KEY, WRITER_KEY, io_error, read_record, write_private};
+use crate::os;
+use crate::state::Config;
+use backmesh_codec::seal::sealing_key;
+use backmesh_format::keys::{KeyPair, VaultSecret};
+use backmesh_format::membership::Certificate;
+use backmesh_format::token::Token;
+use backmesh_format::vault::WriterCert;
+use backmesh_format::{MachineId, NodeId, SealingKey, Signed, UnixMillis, Wire, keyfile};
+use std::io;
+
+
+/// How many generations a takeover is made ready for. The root key is gone once `join` has ended, so that every certificate that may
+/// be needed is signed before; each takes 300 bytes.
+pub const TAKEOVER_GENERATIONS: u64 = 64;
+
+/// Everything that a new state is made of.
+#[derive(Debug)]
+pub struct Founding<'a> {
+    /// The token, checked.
+    pub token: &'a Token,
+    /// What the recovery phrase holds.
+    pub secret: &'a VaultSecret,
+    /// Whether the vault may exist already: this node becomes its next writer.
+    pub takeover: bool,
+    /// The node's new key.
+    pub node_key: KeyPair,
+    /// The writer's new key.
+    pub writer_key: KeyPair,
+    /// The machine, as the workgroup sees it.
+    pub machine: MachineId,
+    /// What people call the node.
+    pub name: String,
+    /// The settings; an existing configuration is kept.
+    pub config: Config,
+    /// The time.
+    pub now: UnixMillis,
+}
+
+impl State {
+    /// Writes the state of a node that joins. The certificate comes last: without it nothing of the rest counts.
+    ///
+    /// # Errors
+    /// `AlreadyJoined` where the folder belongs to a workgroup; where the system refuses.
+    pub fn found(&self, founding: &Founding<'_>) -> Result<Signed<Certificate>, StateError> {
+        self.require_unjoined()?;
+        let vault = self.folder.join("vault");
+        os::create_private_dir(&vault).map_err(io_error("create", &vault))?;
+        let node = NodeId(founding.node_key.public().0);
+        write_private(&self.folder.join("node.key"), keyfile::to_text(NODE_KEY, [&*founding.node_key.secret()]).as_bytes())?;
+        self.write_vault(founding, node)?;
+        write_private(&self.folder.join("machine"), format!("{}\n", founding.machine).as_bytes())?;
+        write_private(&self.folder.join("charter.bin"), &founding.token.charter.to_wire())?;
+        let config = self.config_path();
+        if !config.try_exists().map_err(io_error("look for", &config))? {
+            write_private(&config, founding.config.to_text().as_bytes())?;
+        }
+        let certificate = founding.certificate(node);
+        write_private(&self.certificate_path(), &certificate.to_wire())?;
+        Ok(certificate)
+    }
+
+    /// Refuses a state that has joined.
+    ///
+    /// # Errors
+    /// `AlreadyJoined`, with the workgroup's name.
+    pub fn require_unjoined(&self) -> Result<(), StateError> {
+        if !self.is_joined()? {
+            return Ok(());
+        }
+        let workgroup = self.charter().map_or_else(|_| "?".to_owned(), |charter| charter.name.clone());
+        Err(StateError::AlreadyJoined { folder: self.folder.clone(), workgroup })
+    }
+
+    fn write_vault(&self, founding: &Founding<'_>, node: NodeId) -> Result<(), StateError> {
+        let generations = if founding.takeover { TAKEOVER_GENERATIONS } else { 1 };
+        let secrets: Vec<_> = (1..=generations).map(|generation| founding.secret.unsealing_secret(generation)).collect();
+        let writers: Vec<_> =
+            (1..).zip(&secrets).map(|(generation, secret)| founding.writer(generation, sealing_key(secret), node)).collect();
+        let key = |name, kind, text: &[u8; 32]| write_private(&self.vault_path(name), keyfile::to_text(kind, [text]).as_bytes());
+        key("writer.key", WRITER_KEY, &founding.writer_key.secret())?;
+        key("chunk-id.key", CHUNK_ID_KEY, founding.secret.chunk_id_key().as_bytes())?;
+        let unsealing = keyfile::to_text(UNSEALING_KEY, secrets.iter().map(|secret| &**secret));
+        write_private(&self.vault_path("unsealing.key"), unsealing.as_bytes())?;
+        write_private(&self.vault_path("writer.bin"), &writers[0].to_wire())?;
+        if founding.takeover {
+            write_private(&self.vault_path("takeover.bin"), &writers.to_wire())?;
+        }
+        Ok(())
+    }
+
+    /// Whether this node took a vault over and does not know yet which generation it is: it must not write to the vault before
+    /// [`State::raise_generation`].
+    ///
+    /// # Errors
+    /// Where the system refuses.
+    pub fn takeover_pending(&self) -> Result<bool, StateError> {
+        let path = self.vault_path("takeover.bin");
+        path.try_exists().map_err(io_error("look for", &path))
+    }
+
+    /// Makes this node the writer of the generation after `seen`, the highest that any holder knows (0 for none), and forgets what
+    /// was made ready for other generations. Safe to repeat after a crash.
+    ///
+    /// # Errors
+    /// `Generation` where `seen` is too high for what was made ready.
+    pub fn raise_generation(&self, seen: u64) -> Result<Signed<WriterCert>, StateError> {
+        let path = self.vault_path("takeover.bin");
+        let writers: Vec<Signed<WriterCert>> = read_record(&path)?;
+        let ready = writers.len() as u64;
+        let index = usize::try_from(seen).unwrap_or(usize::MAX);
+        let writer = writers.into_iter().nth(index).ok_or(StateError::Generation { seen, ready })?;
+        write_private(&self.vault_path("writer.bin"), &writer.to_wire())?;
+        let mut secrets = self.unsealing_secrets()?;
+        secrets.reverse();
+        let kept = secrets.iter().filter(|(generation, _)| *generation <= writer.generation).map(|(_, secret)| &**secret);
+        write_private(&self.vault_path("unsealing.key"), keyfile::to_text(UNSEALING_KEY, kept).as_bytes())?;
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &path)(error)),
+            _ => os::sync_dir(&self.folder.join("vault")).map_err(io_error("sync", &path)).map(|()| writer),
+        }
+    }
+}
+
+impl Founding<'_> {
+    fn certificate(&self, node: NodeId) -> Signed<Certificate> {
+        let invitation = &self.token.invitation;
+        let certificate = Certificate {
+            workgroup: self.token.workgroup(),
+            node,
+            machine: self.machine,
+            name: self.name.clone(),
+            site: invitation.site.clone(),
+            role: invitation.role,
+            invitation: Some(invitation.clone()),
+            written_at: self.now,
+        };
+        Signed::new(certificate, &[&self.token.key(), &self.node_key])
+    }
+
+    fn writer(&self, generation: u64, sealing: SealingKey, node: NodeId) -> Signed<WriterCert> {
+        let writer = WriterCert {
+            vault: self.secret.vault(),
+            seat: 0,
+            generation,
+            writer: self.writer_key.public(),
+            sealing,
+            node,
+            machine: self.machine,
+            written_at: self.now,
+        };
+        Signed::new(writer, &[&self.secret.root()])
+    }
+}

@@ -1,0 +1,108 @@
+//! Sizes as people write and read them.
+
+use thiserror::Error;
+
+/// A text that is not a size.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("\"{0}\" is not a size: write a number and B, KiB, MiB, GiB or TiB (KB, MB, GB, TB are powers of 1000), such as 200GiB")]
+pub struct SizeError(String);
+
+const UNITS: [(&str, u64); 14] = [
+    ("kib", 1 << 10),
+    ("mib", 1 << 20),
+    ("gib", 1 << 30),
+    ("tib", 1 << 40),
+    ("k", 1 << 10),
+    ("m", 1 << 20),
+    ("g", 1 << 30),
+    ("t", 1 << 40),
+    ("kb", 1000),
+    ("mb", 1_000_000),
+    ("gb", 1_000_000_000),
+    ("tb", 1_000_000_000_000),
+    ("b", 1),
+    ("", 1),
+];
+
+/// Reads a size such as `200GiB`, `1.5 TiB`, `500 MB` or `0`; one letter alone is the binary unit.
+///
+/// # Errors
+/// Where it is none, or larger than 16 EiB.
+pub fn parse_size(text: &str) -> Result<u64, SizeError> {
+    let lower = text.trim().to_ascii_lowercase();
+    let at = lower.find(|character: char| !character.is_ascii_digit() && character != '.').unwrap_or(lower.len());
+    let (number, unit) = lower.split_at(at);
+    let factor = UNITS.iter().find(|(name, _)| *name == unit.trim()).map(|(_, factor)| *factor);
+    let bytes = factor.and_then(|factor| scaled(number, factor));
+    bytes.ok_or_else(|| SizeError(backmesh_control::escape(text.as_bytes())))
+}
+
+/// A decimal number of at most nine places, times `factor`, rounded down.
+fn scaled(number: &str, factor: u64) -> Option<u64> {
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    if fraction.is_empty() || fraction.len() > 9 {
+        return None;
+    }
+    let parts: u128 = u128::from(fraction.parse::<u64>().ok()?) * u128::from(factor) / 10_u128.pow(fraction.len() as u32);
+    let bytes = u128::from(whole.parse::<u64>().ok()?).checked_mul(u128::from(factor))?.checked_add(parts)?;
+    u64::try_from(bytes).ok()
+}
+
+/// A size for people, to three or four digits: `1.50 GiB`.
+pub fn display_size(bytes: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let step = (0..units.len() - 1).find(|step| bytes >> (10 * step) < 1024).unwrap_or(units.len() - 1);
+    if step == 0 {
+        return format!("{bytes} B");
+    }
+    let value = bytes as f64 / (1_u64 << (10 * step)) as f64;
+    let places = if value < 10.0 { 2 } else { usize::from(value < 100.0) };
+    format!("{value:.places$} {}", units[step])
+}
+
+/// A size that [`parse_size`] reads back exactly, in the largest unit that fits.
+pub fn exact_size(bytes: u64) -> String {
+    let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    let fitting = units.into_iter().find(|(_, shift)| bytes > 0 && bytes.trailing_zeros() >= *shift);
+    fitting.map_or_else(|| format!("{bytes} B"), |(unit, shift)| format!("{} {unit}", bytes >> shift))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_as_people_write_them() {
+        let check = |text: &str, bytes| assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        check("0", 0);
+        check("200GiB", 200 << 30);
+        check(" 1.5 TiB ", 3 << 39);
+        check("500 MB", 500_000_000);
+        check("7g", 7 << 30);
+        check("4096", 4096);
+        check("12 b", 12);
+        check("18446744073709551615", u64::MAX);
+        for text in ["", "GiB", "-1", "1..5", "1.", ".5", "5 XiB", "5 GiB more", "17000000 TiB", "1e9", "١GiB"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_as_people_read_them() {
+        let check = |bytes, text: &str| assert_eq!(display_size(bytes), text);
+        check(0, "0 B");
+        check(1023, "1023 B");
+        check(1536, "1.50 KiB");
+        check(10 << 20, "10.0 MiB");
+        check(200 << 30, "200 GiB");
+        check(u64::MAX, "16.0 EiB");
+    }
+
+    #[test]
+    fn exact_sizes_come_back() {
+        for bytes in [0, 1, 1024, 1025, 200 << 30, 3 << 39, u64::MAX] {
+            assert_eq!(parse_size(&exact_size(bytes)), Ok(bytes));
+        }
+        assert_eq!(exact_size(200 << 30), "200 GiB");
+    }
+}
