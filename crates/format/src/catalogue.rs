@@ -170,6 +170,21 @@ impl Entry {
         }
     }
 
+    /// Which of the parts that may be missing are there.
+    fn present(&self) -> u16 {
+        let parts = [
+            (!self.user.is_empty(), HAS_USER),
+            (!self.group.is_empty(), HAS_GROUP),
+            (self.link_group.is_some(), HAS_LINK_GROUP),
+            (!self.xattrs.is_empty(), HAS_XATTRS),
+            (!self.holes.is_empty(), HAS_HOLES),
+            (self.flags != 0, HAS_FLAGS),
+            (self.torn, IS_TORN),
+            (self.windows.is_some(), HAS_WINDOWS),
+        ];
+        parts.iter().filter(|(is, _)| *is).fold(0, |sum, (_, bit)| sum | bit)
+    }
+
     fn link_target(&self) -> &[u8] {
         if let Kind::Symlink { target } = &self.kind { target } else { &[] }
     }
@@ -185,17 +200,7 @@ const DEPTH_MAX: u8 = 8;
 
 impl Wire for Entry {
     fn put(&self, w: &mut Writer) {
-        let present = [
-            (!self.user.is_empty(), HAS_USER),
-            (!self.group.is_empty(), HAS_GROUP),
-            (self.link_group.is_some(), HAS_LINK_GROUP),
-            (!self.xattrs.is_empty(), HAS_XATTRS),
-            (!self.holes.is_empty(), HAS_HOLES),
-            (self.flags != 0, HAS_FLAGS),
-            (self.torn, IS_TORN),
-            (self.windows.is_some(), HAS_WINDOWS),
-        ];
-        present.iter().filter(|(is, _)| *is).fold(0, |sum, (_, bit)| sum | bit).put(w);
+        self.present().put(w);
         self.mode.put(w);
         w.varint(u64::from(self.uid));
         w.varint(u64::from(self.gid));
@@ -245,7 +250,7 @@ impl Wire for Entry {
         if mode > MODE_MAX {
             return Err(DecodeError::Invalid("the mode of a file"));
         }
-        Ok(Self {
+        let entry = Self {
             mode,
             uid: take_u32(r, "owner")?,
             gid: take_u32(r, "group")?,
@@ -259,7 +264,9 @@ impl Wire for Entry {
             flags: if has(HAS_FLAGS) { take_u32(r, "flags")? } else { 0 },
             torn: has(IS_TORN),
             windows: if has(HAS_WINDOWS) { Some(take_windows(r)?) } else { None },
-        })
+        };
+        // A part that is said to be there and is empty would give one entry two sequences of bytes.
+        if entry.present() == present { Ok(entry) } else { Err(DecodeError::Invalid("an empty part of an entry")) }
     }
 }
 
@@ -400,7 +407,9 @@ pub fn split_key(key: &[u8]) -> Result<(Vec<u8>, Vec<u8>), DecodeError> {
     let (folder, name) = (&key[..at], &key[at + 1..]);
     let folder = match folder {
         [] => Vec::new(),
-        [components @ .., 0] => components.iter().map(|byte| if *byte == 0 { b'/' } else { *byte }).collect(),
+        [components @ .., 0] if !components.is_empty() => {
+            components.iter().map(|byte| if *byte == 0 { b'/' } else { *byte }).collect()
+        }
         _ => return Err(invalid),
     };
     let slashes = key[..at].contains(&b'/') || name.contains(&b'/');
@@ -457,6 +466,9 @@ fn take_keyed<T>(
         let before = items.last().map_or(&[][..], |(key, _)| key);
         let shared = r.varint_max("shared prefix", before.len() as u64)? as usize;
         let rest = r.var_bytes("path", limits::PATH_BYTES_MAX)?;
+        if rest.first().is_some_and(|byte| before.get(shared) == Some(byte)) {
+            return Err(DecodeError::Invalid("the shared prefix of a path"));
+        }
         let key = [&before[..shared], rest].concat();
         keys_bytes += key.len();
         if key.len() > limits::PATH_BYTES_MAX || keys_bytes > PAGE_KEYS_BYTES_MAX {
