@@ -1,19 +1,21 @@
 //! The catalogue: from entries in key order to pages whose equal parts snapshots share, and back. What pages look like is in
 //! [`backmesh_format::catalogue`] and docs/format.md.
 //!
-//! Writing: [`ContentWriter`] pages the chunk list of a long file, [`CatalogueWriter`] takes the entries. Both cut where a hash of
-//! what is cut says so, so that an edit moves the cuts around it and no others.
+//! Writing: [`ContentWriter`] pages the chunk list of a long file, [`CatalogueWriter`] takes the entries. Both cut where a hash
+//! of what is cut says so, so that an edit moves the cuts around it and no others.
 //!
-//! Reading: [`Catalogue`] looks paths up, lists folders and walks subtrees, fetching a page when its turn comes; [`diff`] compares
-//! two snapshots without reading what they share; [`ContentReader`] names a file's chunks.
+//! Reading: [`Catalogue`] looks paths up, lists folders and walks subtrees, fetching a page when its turn comes; [`diff`]
+//! compares two snapshots without reading what they share; [`ContentReader`] names a file's chunks.
 //!
-//! A reader believes no page. Each must begin with the key by which its parent names it and end before the next one's, so keys rise
-//! over the whole catalogue, no page can occur in it twice, and a cycle ends at the height that the root states.
+//! A reader believes no page. Each must begin with the key by which its parent names it and end before the next one's, so keys
+//! rise over the whole catalogue, no page can occur in it twice, and a cycle ends at the height that the root states.
 
 mod content;
 mod cursor;
 mod diff;
 mod read;
+#[cfg(test)]
+mod tests;
 mod write;
 
 pub use content::{ContentReader, ContentWriter, INLINE_REFS_MAX, write_content};

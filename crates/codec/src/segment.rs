@@ -11,12 +11,14 @@
 //!
 //! Pages of a segment are found by place and need no rows themselves.
 //!
-//! Reading: [`SegmentReader`] for one segment, [`Segments`] for all that a head names, the newest first. [`plan_merge`] says which
-//! to write as one.
+//! Reading: [`SegmentReader`] for one segment, [`Segments`] for all that a head names, the newest first. [`plan_merge`] says
+//! which to write as one.
 
 mod merge;
 mod read;
 mod several;
+#[cfg(test)]
+mod tests;
 mod write;
 
 pub use merge::{MERGE_FAN, SEGMENT_ROWS_MAX, plan_merge};

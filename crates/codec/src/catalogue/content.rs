@@ -122,7 +122,7 @@ fn ends_after(open: &[ChunkRef]) -> bool {
         let [a, b, c, d, ..] = chunk.id.0;
         u32::from_le_bytes([a, b, c, d])
     });
-    let by_content = last % (PAGE_REFS_AVERAGE - PAGE_REFS_MIN as u32) == 0;
+    let by_content = last.is_multiple_of(PAGE_REFS_AVERAGE - PAGE_REFS_MIN as u32);
     open.len() >= PAGE_REFS_MAX || (open.len() >= PAGE_REFS_MIN && by_content)
 }
 

@@ -96,10 +96,11 @@ fn split_path(path: &[u8]) -> Option<(&[u8], &[u8])> {
     }
 }
 
-/// Entries in key order, each with its key; [`backmesh_format::catalogue::split_key`] gives folder and name, and accepts every key
-/// that comes from here. A page is fetched when its first entry is asked for.
+/// Entries in key order, each with its key; [`backmesh_format::catalogue::split_key`] gives folder and name, and accepts every
+/// key that comes from here. A page is fetched when its first entry is asked for.
 ///
-/// An error costs one page and what lies below it, which [`Walk::skipped`] then names; the item after it is the first behind that.
+/// An error costs one page and what lies below it, which [`Walk::skipped`] then names; the item after it is the first behind
+/// that.
 #[derive(Debug)]
 pub struct Walk<P> {
     pages: P,

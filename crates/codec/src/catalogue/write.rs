@@ -85,6 +85,12 @@ impl CatalogueWriter {
         self.entries
     }
 
+    /// What the unfinished pages take, in bytes.
+    #[cfg(test)]
+    pub(super) fn open_bytes(&self) -> usize {
+        self.leaf.bytes + self.inner.iter().map(|level| level.bytes).sum::<usize>()
+    }
+
     /// Takes the next entry; `key` comes from [`backmesh_format::catalogue::key_of`].
     ///
     /// # Errors

@@ -8,18 +8,23 @@ pub const MERGE_FAN: usize = 8;
 pub const SEGMENT_ROWS_MAX: u64 = 1 << 24;
 /// Segments with fewer rows are all of the smallest size.
 const SMALLEST_ROWS: u64 = 4096;
-/// Size 0 is below 4,096 rows, then 32,768, 262,144 and 2,097,152; what is larger stays as it is.
+/// Size 0 is below 4,096 rows, then 32,768, 262,144 and 2,097,152; from there on all are of this size.
 const LARGE: u32 = 4;
+/// Rewriting two million rows is worth it only for a few segments less.
+const LARGE_MERGE_MIN: usize = 4;
 
-/// Says which of a vault's segments to merge: `rows` counts those of each, the newest segment first, and each range of the answer
-/// becomes one segment in the same place. Apart from the ranges nothing changes; no range overlaps another or has one segment only.
+/// Says which of a vault's segments to merge: `rows` counts those of each, the newest segment first, and each range of the
+/// answer becomes one segment in the same place. Apart from the ranges nothing changes; no range overlaps another or has one
+/// segment only.
 ///
-/// Segments have sizes, each eight times the one before. A segment that lies behind (is older than) a larger one counts as large as
-/// that. Eight of a size are merged: where some of them lie there as smaller ones side by side, only these. Ranges are always
-/// neighbours in age, so that newer rows go on hiding older ones of the same chunk.
+/// Segments have sizes, each eight times the one before. A segment that lies behind (is older than) a larger one counts as
+/// large as that. Eight of a size are merged: where some of them lie there as smaller ones side by side, only these. Of the
+/// largest size, from two million rows on, those are merged that are at least four side by side and together not above
+/// [`SEGMENT_ROWS_MAX`]. Ranges are always neighbours in age, so that newer rows go on hiding older ones of the same chunk.
 ///
-/// So a vault of n rows has at most seven segments of each of log8(n / 4096) sizes and its largest, and a row is rewritten about once per size: it
-/// is stored again for the retention floor each time, which is why the fan is wide. Segments of two million rows and more are left.
+/// So a vault has at most seven segments of each of the four smaller sizes, and of the largest one for every four million rows,
+/// or seven. A row is rewritten about once for each size; every time it is stored again while its old page is kept for the retention
+/// floor, which is why the fan is wide.
 pub fn plan_merge(rows: &[u64]) -> Vec<Range<usize>> {
     let mut groups: Vec<Group> = rows.iter().enumerate().map(|(at, rows)| Group { range: at..at + 1, rows: *rows }).collect();
     while let Some(run) = next_run(&groups) {
@@ -70,21 +75,22 @@ fn best_run(groups: &[Group], run: Range<usize>, as_large: u32) -> Option<Range<
             best = range;
         }
     }
-    let wanted = match (best.len(), as_large) {
-        (2.., _) => best,
-        (_, LARGE) => return None,
-        _ => run,
-    };
-    within_limit(groups, wanted)
+    match (best.len(), as_large) {
+        (2.., _) => longest_within_limit(groups, best, 2),
+        (_, LARGE) => longest_within_limit(groups, run, LARGE_MERGE_MIN),
+        _ => longest_within_limit(groups, run, 2),
+    }
 }
 
-/// The newest of them that one segment can hold together.
-fn within_limit(groups: &[Group], run: Range<usize>) -> Option<Range<usize>> {
-    let mut sum = 0;
-    let held = groups[run.clone()].iter().take_while(|group| {
-        sum += group.rows;
-        sum <= SEGMENT_ROWS_MAX
-    });
-    let held = held.count();
-    (held > 1).then(|| run.start..run.start + held)
+/// As many neighbours of the run as one segment can hold together, but at least `count_min`.
+fn longest_within_limit(groups: &[Group], run: Range<usize>, count_min: usize) -> Option<Range<usize>> {
+    let held_from = |start: usize| {
+        let mut sum = 0;
+        let held = groups[start..run.end].iter().take_while(|group| {
+            sum += group.rows;
+            sum <= SEGMENT_ROWS_MAX
+        });
+        start..start + held.count()
+    };
+    run.clone().map(held_from).filter(|held| held.len() >= count_min).max_by_key(|held| held.len())
 }

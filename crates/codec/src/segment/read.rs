@@ -29,7 +29,8 @@ impl<S: PlacedPages + ?Sized> PlacedPages for &mut S {
     }
 }
 
-/// One segment. Its root stays in memory, at most 1 MiB, and the pages of either kind that were used last, at most 64, about 10 MiB.
+/// One segment. Its root stays in memory, at most 1 MiB, and the pages of either kind that were used last, at most 64, about 10
+/// MiB.
 #[derive(Debug)]
 pub struct SegmentReader<S> {
     source: S,
@@ -100,7 +101,8 @@ impl Opened {
         let mut hits: Vec<(Row, usize)> = Vec::new();
         for of_page in wanted.chunk_by(|(a, _), (b, _)| self.row_page(a) == self.row_page(b)) {
             let Some(page) = of_page.first().and_then(|(id, _)| self.row_page(id)) else { continue };
-            match cache.rows.get_or(self.root.rows[page].id, || self.read_row_page(source, page)) {
+            let rows = cache.rows.get_or(self.root.rows[page].id, || self.read(source, &self.root.rows[page]));
+            match rows.and_then(|rows| self.check_row_page(rows, page).map(|()| rows).map_err(S::Error::from)) {
                 Ok(rows) => hits.extend(of_page.iter().filter_map(|(id, at)| rows.find(id).map(|row| (*row, *at)))),
                 Err(error) => found.errors.push(error),
             }
@@ -108,7 +110,8 @@ impl Opened {
         hits.sort_unstable_by_key(|(row, _)| row.pack);
         for of_page in hits.chunk_by(|(a, _), (b, _)| self.pack_page(a.pack) == self.pack_page(b.pack)) {
             let Some(page) = of_page.first().and_then(|(row, _)| self.pack_page(row.pack)) else { continue };
-            match cache.packs.get_or(self.root.packs[page].id, || self.read_pack_page(source, page)) {
+            let packs = cache.packs.get_or(self.root.packs[page].id, || self.read(source, &self.root.packs[page]));
+            match packs.and_then(|packs| self.check_pack_page(packs, page).map(|()| packs).map_err(S::Error::from)) {
                 Ok(packs) => self.note(packs, page, of_page, found),
                 Err(error) => found.errors.push(error),
             }
@@ -136,30 +139,36 @@ impl Opened {
         self.root.rows.len()
     }
 
-    /// Fetches a page of rows and checks that it fits between its neighbours.
     pub(super) fn read_row_page<S: PlacedPages>(&self, source: &mut S, page: usize) -> Result<RowPage, S::Error> {
-        let rows: RowPage = self.read(source, &self.root.rows[page])?;
+        let rows = self.read(source, &self.root.rows[page])?;
+        self.check_row_page(&rows, page)?;
+        Ok(rows)
+    }
+
+    /// Checks that a page fits between its neighbours: also one that was kept, as the root may name it twice.
+    fn check_row_page(&self, rows: &RowPage, page: usize) -> Result<(), DecodeError> {
         let begins = rows.0.first().is_some_and(|row| row.id == self.root.rows[page].first);
         let next = self.root.rows.get(page + 1);
         let ends = next.is_none_or(|next| rows.0.last().is_some_and(|row| row.id < next.first));
-        if begins && ends { Ok(rows) } else { Err(DecodeError::Invalid("the range of an index page").into()) }
+        if begins && ends { Ok(()) } else { Err(DecodeError::Invalid("the range of an index page")) }
     }
 
-    fn read_pack_page<S: PlacedPages>(&self, source: &mut S, page: usize) -> Result<PackPage, S::Error> {
-        let packs: PackPage = self.read(source, &self.root.packs[page])?;
+    fn check_pack_page(&self, packs: &PackPage, page: usize) -> Result<(), DecodeError> {
         let first = self.root.packs[page].first as usize;
         let fits = match self.root.packs.get(page + 1) {
             Some(next) => first + packs.0.len() == next.first as usize,
             None => !packs.0.is_empty(),
         };
-        if fits { Ok(packs) } else { Err(DecodeError::Invalid("the range of an index page of packs").into()) }
+        if fits { Ok(()) } else { Err(DecodeError::Invalid("the range of an index page of packs")) }
     }
 
     /// All packs, in the order of their numbers; at most a million, 65 bytes each.
     pub(super) fn packs<S: PlacedPages>(&self, source: &mut S) -> Result<Vec<PackPlace>, S::Error> {
         let mut packs = Vec::new();
         for page in 0..self.root.packs.len() {
-            packs.extend(self.read_pack_page(source, page)?.0);
+            let read: PackPage = self.read(source, &self.root.packs[page])?;
+            self.check_pack_page(&read, page)?;
+            packs.extend(read.0);
             if packs.len() > PACKS_MAX {
                 let (found, limit) = (packs.len() as u64, PACKS_MAX as u64);
                 return Err(DecodeError::Limit { what: "count of packs of a segment", found, limit }.into());
@@ -188,6 +197,13 @@ fn fetch<S: PlacedPages, T: Record>(source: &mut S, place: &Place, id: &ChunkId)
 pub(super) struct Cache {
     rows: Pages<RowPage>,
     packs: Pages<PackPage>,
+}
+
+#[cfg(test)]
+impl Cache {
+    pub(super) fn len(&self) -> (usize, usize) {
+        (self.rows.pages.len(), self.packs.pages.len())
+    }
 }
 
 /// Pages of a kind that are kept; a page of rows is about 100 KiB in memory.

@@ -80,6 +80,13 @@ impl<S: PlacedPages> Segments<S> {
     }
 }
 
+#[cfg(test)]
+impl<S> Segments<S> {
+    pub(super) fn cached_pages(&self) -> (usize, usize) {
+        self.cache.len()
+    }
+}
+
 fn open<S: PlacedPages>(source: &mut S, segment: &SegmentRef, opened: &mut Option<Arc<Opened>>) -> Result<Arc<Opened>, S::Error> {
     match opened {
         Some(opened) => Ok(Arc::clone(opened)),

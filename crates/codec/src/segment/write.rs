@@ -15,7 +15,7 @@ pub enum SegmentError<E> {
     /// The id is not above the one before. The row was not taken; the writer can go on.
     #[error("a row does not come after the one before it: push rows in the order of their ids, no id twice")]
     Order,
-    /// The segment has all the rows, packs or pages that its root can name. The row was not taken.
+    /// The segment has all the rows or packs that its root can name. The row was not taken.
     #[error("the segment is full: finish it and begin another")]
     Full,
     /// The place is none that a reader accepts. The row was not taken; the writer can go on.
@@ -31,14 +31,11 @@ pub enum SegmentError<E> {
 
 /// A page before compression, in bytes.
 const PAGE_BYTES: usize = 64 << 10;
-/// Pages of rows that one root names: at most 16 MiB of 16-byte ids would need 10,000, and a root of 12,000 pages is under 1 MiB.
-const ROW_PAGES_MAX: usize = 11_000;
-/// Pages of packs that one root names, with [`PACKS_PER_PAGE`] packs each: a million.
-const PACK_PAGES_MAX: usize = 1_000;
 /// A pack takes 65 bytes.
-pub(super) const PACKS_PER_PAGE: usize = 1_000;
-/// Packs that one segment names.
-pub(super) const PACKS_MAX: usize = PACK_PAGES_MAX * PACKS_PER_PAGE;
+const PACKS_PER_PAGE: usize = 1_000;
+/// Packs that one segment names: 16 TB. With the most rows and packs a root has 10,000 pages of rows and 1,000 of packs, at
+/// most 69 bytes each, and 256 KiB are left of its page for naming the packs in which they lie.
+pub(super) const PACKS_MAX: usize = 1_000_000;
 
 /// Writes the pages of a segment from its rows in id order.
 #[derive(Debug, Default)]
@@ -95,14 +92,12 @@ impl SegmentWriter {
         }
         check_place(&row.at).map_err(SegmentError::Place)?;
         let known = self.numbers.get(&row.pack).copied();
-        let full = self.rows >= SEGMENT_ROWS_MAX || (known.is_none() && self.packs.len() >= PACKS_MAX);
-        let number = known.unwrap_or(self.packs.len() as u32);
-        let row_bytes = encoded_bytes(number, &row.at);
-        let ends = !self.open.is_empty() && self.open_bytes + row_bytes > PAGE_BYTES;
-        if full || (ends && self.row_pages.len() + 1 >= ROW_PAGES_MAX) {
+        if self.rows >= SEGMENT_ROWS_MAX || (known.is_none() && self.packs.len() >= PACKS_MAX) {
             return Err(SegmentError::Full);
         }
-        if ends {
+        let number = known.unwrap_or(self.packs.len() as u32);
+        let row_bytes = encoded_bytes(number, &row.at);
+        if self.open_bytes + row_bytes > PAGE_BYTES {
             self.end_page(&mut sink)?;
         }
         if known.is_none() {
@@ -239,4 +234,42 @@ fn encoded_bytes(pack: u32, at: &FramePlace) -> usize {
     let numbers = [pack, at.frame, at.frame_offset, at.frame_sealed_bytes, at.offset, at.bytes];
     let varint = |number: u32| (32 - number.leading_zeros()).div_ceil(7).max(1) as usize;
     size_of::<RowId>() + numbers.into_iter().map(varint).sum::<usize>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use backmesh_format::pack::SizeClass;
+    use backmesh_format::{CopysetId, PackId};
+
+    #[test]
+    fn the_root_of_the_largest_segment_is_a_page() {
+        let at =
+            FramePlace { frame: u32::MAX, frame_offset: 15 << 20, frame_sealed_bytes: 1 << 20, offset: 1 << 20, bytes: 1 << 20 };
+        let row_pages = (SEGMENT_ROWS_MAX as usize * encoded_bytes(PACKS_MAX as u32, &at)).div_ceil(PAGE_BYTES - 64);
+        let own_pack = |number: usize| {
+            let mut id = [0; 32];
+            id[..8].copy_from_slice(&number.to_le_bytes());
+            Place { pack: PackPlace { pack: PackId(id), copyset: CopysetId(id), class: SizeClass::K16 }, at }
+        };
+        let ids = |count: usize| (0..count).map(|number| ChunkId([number as u8; 32]));
+        let segment = PagedSegment {
+            rows: SEGMENT_ROWS_MAX,
+            row_pages: ids(row_pages).map(|id| ([7; 16], id)).collect(),
+            pack_pages: ids(PACKS_MAX / PACKS_PER_PAGE).map(|id| (PACKS_MAX as u32, id)).collect(),
+        };
+        let mut placed = 0;
+        segment
+            .root_page(|_| {
+                placed += 1;
+                Some(own_pack(placed % 3_000))
+            })
+            .unwrap();
+        let mut placed = 0;
+        let error = segment.root_page(|_| {
+            placed += 1;
+            Some(own_pack(placed))
+        });
+        assert!(matches!(error, Err(RootError::TooLarge { .. })));
+    }
 }
