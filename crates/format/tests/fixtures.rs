@@ -3,6 +3,8 @@
 //!
 //! `BACKMESH_WRITE_FIXTURES=1` writes those that are missing, and no other.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
+
 mod common;
 
 use common::{decoders, samples};

@@ -1,5 +1,7 @@
 //! What peers and disks may send: cut off, flipped, with huge counts. No panic, and no memory beyond a small multiple of the bytes.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
+
 mod common;
 
 use backmesh_format::Writer;

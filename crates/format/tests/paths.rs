@@ -1,5 +1,7 @@
 //! The catalogue's order, and keys that would lead out of the folder that is restored to.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
+
 use backmesh_format::catalogue::{InnerPage, LeafPage, key_of, split_key};
 use backmesh_format::index::{FramePlace, Row, RowPage, SegmentRoot};
 use backmesh_format::record::{from_envelope, to_envelope};

@@ -1,5 +1,7 @@
 //! Who signed what: envelopes, charters, invitations, certificates, writers.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
+
 mod common;
 
 use backmesh_format::charter::{Charter, check_charter};
@@ -118,7 +120,7 @@ fn a_charter_that_contradicts_itself_is_refused() {
     assert!(refused(Charter { admins: vec![admin().public(); 17], ..samples::charter() }));
 }
 
-fn check_membership(certificate: Certificate, signers: &[&KeyPair], expected: Result<(), DecodeError>) {
+fn check_membership(certificate: Certificate, signers: &[&KeyPair], expected: &Result<(), DecodeError>) {
     let admins = samples::charter().admins;
     assert_eq!(check_certificate(&Signed::new(certificate, signers), &samples::workgroup(), &admins), expected);
 }

@@ -1,5 +1,7 @@
 //! What people type and paste: the recovery phrase and the token.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
+
 mod common;
 
 use backmesh_format::keys::VaultSecret;
