@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -142,10 +142,10 @@ fn open_piece_by_steps(base: Option<BorrowedFd<'_>>, path: &[u8], flags: OFlags)
         Some(slash) => (&path[..slash], &path[slash + 1..]),
         None => (&path[..0], path),
     };
+    if path.split(|byte| *byte == b'/').any(|name| name == b"..") {
+        return Err(Errno::XDEV);
+    }
     for folder in folders.split(|byte| *byte == b'/').filter(|_| !folders.is_empty()) {
-        if matches!(folder, b"" | b"." | b"..") {
-            return Err(Errno::XDEV);
-        }
         at = rustix::fs::openat(&at, folder, step, Mode::empty())?;
     }
     rustix::fs::openat(&at, name, flags, Mode::empty())
@@ -268,15 +268,14 @@ pub(crate) fn chmod_at(folder: impl AsFd, name: &[u8], mode: u16) -> io::Result<
 
 /// Makes sure that we can list, enter and change a folder of ours while we restore into it.
 pub(crate) fn writable_at(folder: impl AsFd, name: &[u8]) -> io::Result<()> {
-    let stat = stat_at(&folder, name)?;
     let handle = folder_at(&folder, name, false)?;
-    let same = stat_of(&handle)?.is_same_file(&stat);
-    if stat.permissions() & 0o700 == 0o700 || is_writable(&handle).is_ok() || !same {
+    let all = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
+    if rustix::fs::accessat(&handle, c".", all, AtFlags::EACCESS).is_ok() {
         return Ok(());
     }
     // A handle opened with O_PATH cannot be given to fchmod, its name under /proc can.
-    let by_handle = super::meta::proc_path(handle.as_fd(), b".");
-    Ok(rustix::fs::chmod(by_handle, Mode::from_raw_mode(u32::from(stat.permissions() | 0o700)))?)
+    let by_handle = format!("/proc/self/fd/{}", handle.as_raw_fd());
+    Ok(rustix::fs::chmod(by_handle, Mode::from_raw_mode(u32::from(stat_of(&handle)?.permissions() | 0o700)))?)
 }
 
 /// Sets owner and group; `None` leaves one as it is.
@@ -310,4 +309,53 @@ fn times(time: FileTime) -> Timestamps {
 pub(crate) fn sync_file_system(folder: impl AsFd) -> io::Result<()> {
     let readable = rustix::fs::openat(folder, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     Ok(rustix::fs::syncfs(readable)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_of_opening_agree() {
+        let top = tempfile::tempdir().unwrap();
+        let top = std::fs::canonicalize(top.path()).map(|path| (top, path)).unwrap();
+        let root = &top.1;
+        std::fs::create_dir_all(root.join("a/b/c")).unwrap();
+        std::fs::write(root.join("a/b/file"), "x").unwrap();
+        std::os::unix::fs::symlink("b", root.join("a/link")).unwrap();
+        std::os::unix::fs::symlink("file", root.join("a/b/to file")).unwrap();
+        std::os::unix::fs::symlink("/", root.join("a/way out")).unwrap();
+        let base = rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        let paths: [&[u8]; 14] = [
+            b"",
+            b"a",
+            b"a/b/c",
+            b"a/b/file",
+            b"a/link",
+            b"a/link/c",
+            b"a/link/file",
+            b"a/b/to file",
+            b"a/way out/etc",
+            b"none",
+            b"a/b/file/c",
+            b"a/..",
+            b"../..",
+            b"..",
+        ];
+        for path in paths {
+            for flags in [OFlags::RDONLY, OFlags::RDONLY | OFlags::DIRECTORY, OFlags::PATH | OFlags::DIRECTORY] {
+                let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let absolute = crate::key::join(&path_bytes(root)[1..], path);
+                let absolute = absolute.strip_suffix(b"/").unwrap_or(&absolute);
+                for (base, path) in [(Some(base.as_fd()), path), (None, absolute)] {
+                    let inode = |opened: rustix::io::Result<OwnedFd>| opened.ok().map(|fd| stat_of(fd).unwrap().key.inode);
+                    let (once, steps) =
+                        (inode(open_piece_at_once(base, path, flags)), inode(open_piece_by_steps(base, path, flags)));
+                    let up = path.split(|byte| *byte == b'/').any(|name| name == b"..");
+                    // No caller asks for "..": the step-wise way need not follow it where the system would allow it.
+                    assert!(once == steps || (up && steps.is_none()), "{} {flags:?}", String::from_utf8_lossy(path));
+                }
+            }
+        }
+    }
 }

@@ -74,7 +74,11 @@ impl Folders {
             let failed = |doing, error| RestoreError::Io { path: done.clone(), doing, error };
             let opened = match os::folder_at(parent, name, false) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    os::make_folder(parent, name).map_err(|error| failed("make the folder", error))?;
+                    match os::make_folder(parent, name) {
+                        // Another thread was faster.
+                        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                        made => made.map_err(|error| failed("make the folder", error))?,
+                    }
                     os::folder_at(parent, name, false)
                 }
                 opened => opened,
