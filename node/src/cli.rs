@@ -85,7 +85,7 @@ pub fn main() -> std::process::ExitCode {
         Err(error) => {
             let failure = failure_of(error);
             let code = failure.code;
-            output.event(&Event::Error(failure));
+            output.event(Event::Error(failure));
             code
         }
     };
@@ -171,7 +171,7 @@ fn unusable(error: &clap::Error) -> ExitCode {
     if !is_help && std::env::args_os().any(|argument| argument == "--json") {
         let text = error.render().to_string();
         let message = text.trim().trim_start_matches("error: ");
-        Output::new(true).event(&Event::Error(Failure::new(ExitCode::Usage, message)));
+        Output::new(true).event(Event::Error(Failure::new(ExitCode::Usage, message)));
     } else {
         // Where even the error cannot be printed, the exit code still tells.
         let _ = error.print();

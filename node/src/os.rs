@@ -5,8 +5,10 @@ use backmesh_format::UnixMillis;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 
 /// The bits of a mode that let anyone but the owner in.
@@ -139,6 +141,13 @@ impl SocketPath {
     }
 }
 
+impl SocketPath {
+    /// The path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
 impl std::ops::Deref for SocketPath {
     type Target = Path;
     fn deref(&self) -> &Path {
@@ -164,5 +173,81 @@ pub fn connect(socket: &SocketPath) -> io::Result<Option<ControlStream>> {
         Ok(stream) => Ok(Some(stream)),
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+/// Listens at a socket that only the owner can connect to.
+///
+/// # Errors
+/// Where the system refuses, or something is there already.
+pub fn bind_private(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
+    // Until the mode is set, the folder keeps others out.
+    let listener = std::os::unix::net::UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Reads from a place in a file, whatever its position.
+///
+/// # Errors
+/// Where the system refuses or the file ends before.
+pub fn read_exact_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+    file.read_exact_at(bytes, offset)
+}
+
+/// Keeps the process's memory, with its keys, out of core dumps. Where the system refuses nothing is lost but that.
+pub fn forbid_core_dumps() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+}
+
+/// Tells a service manager that the agent is up.
+pub fn notify_ready() {
+    notify(b"READY=1");
+}
+
+/// Tells a service manager that the agent is ending.
+pub fn notify_stopping() {
+    notify(b"STOPPING=1");
+}
+
+/// The protocol of `sd_notify(3)`: one datagram to the socket named by the environment. Nobody may be listening.
+fn notify(message: &[u8]) {
+    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let Ok(socket) = UnixDatagram::unbound() else { return };
+    let _ = match name.as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name).and_then(|address| socket.send_to_addr(message, &address)),
+        None => socket.send_to(message, &name),
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_held_by_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let held = try_lock(&path).unwrap().unwrap();
+        assert!(try_lock(&path).unwrap().is_none());
+        drop(held);
+        assert!(try_lock(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn sockets_work_however_deep_the_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        for folder in [folder.path().to_owned(), folder.path().join("d".repeat(150))] {
+            create_private_dir(&folder).unwrap();
+            let path = SocketPath::new(&folder, "s.sock").unwrap();
+            assert!(connect(&path).unwrap().is_none());
+            let listener = bind_private(path.path()).unwrap();
+            let file = folder.join("s.sock");
+            assert_eq!(file.metadata().unwrap().mode() & 0o777, 0o600);
+            assert!(connect(&path).unwrap().is_some());
+            drop(listener);
+            assert!(connect(&SocketPath::new(&folder, "s.sock").unwrap()).unwrap().is_none());
+        }
     }
 }

@@ -18,7 +18,7 @@ pub mod config;
 mod papers;
 
 pub use config::Config;
-pub use papers::Founding;
+pub use papers::{Founding, TAKEOVER_GENERATIONS};
 
 use crate::os::{self, SocketPath};
 use backmesh_control::{ExitCode, Failure};
@@ -116,10 +116,13 @@ impl From<StateError> for Failure {
         };
         let hint = match &error {
             StateError::NotJoined(_) => Some("ask an admin for a token, then: backmesh join TOKEN".to_owned()),
-            StateError::AlreadyJoined { .. } => {
-                Some("one state belongs to one workgroup; for another one give another folder: backmesh --state DIR join TOKEN".to_owned())
+            StateError::AlreadyJoined { .. } => Some(
+                "one state belongs to one workgroup; for another one give another folder: backmesh --state DIR join TOKEN"
+                    .to_owned(),
+            ),
+            StateError::InUse(_) => {
+                Some("an agent or another command is running on it; stop it, or give another --state".to_owned())
             }
-            StateError::InUse(_) => Some("an agent or another command is running on it; stop it, or give another --state".to_owned()),
             StateError::Exposed { path, .. } => {
                 Some(format!("if nobody else has read it: chmod 600 {}", backmesh_control::escape(os::path_bytes(path))))
             }

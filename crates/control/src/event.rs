@@ -9,6 +9,7 @@ use thiserror::Error;
 /// One line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "events are made, written and dropped one at a time")]
 pub enum Event {
     /// How far the work is. May be skipped by a reader, and by a writer that is ahead of its reader.
     Progress(Progress),

@@ -32,7 +32,11 @@ pub(super) struct Demo {
 impl Demo {
     pub(super) fn run(self, cx: &mut Context) -> anyhow::Result<ExitCode> {
         if self.lose >= self.nodes {
-            return Err(super::usage(format!("of {} nodes, the owner included, at most {} others can be lost", self.nodes, self.nodes - 1)));
+            return Err(super::usage(format!(
+                "of {} nodes, the owner included, at most {} others can be lost",
+                self.nodes,
+                self.nodes - 1
+            )));
         }
         crate::demo::run(DemoOptions {
             folder: super::absolute(&self.folder)?,

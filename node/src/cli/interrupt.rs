@@ -8,7 +8,7 @@ pub(super) fn exit_when_interrupted(mut output: Output) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     std::thread::spawn(move || {
         if runtime.block_on(tokio::signal::ctrl_c()).is_ok() {
-            output.event(&Event::Error(Failure::new(ExitCode::Interrupted, "interrupted")));
+            output.event(Event::Error(Failure::new(ExitCode::Interrupted, "interrupted")));
             output.finish();
             std::process::exit(i32::from(ExitCode::Interrupted.number()));
         }

@@ -73,7 +73,7 @@ impl Join {
         let founded = state.found(&founding).inspect_err(|_| forget(saved.as_deref()));
         let certificate = founded?;
 
-        cx.output.event(&Event::result(JoinResult {
+        cx.output.event(Event::result(JoinResult {
             node: certificate.node.to_string(),
             peer_id: peer_id(&certificate.node),
             name: certificate.name.clone(),
@@ -183,10 +183,13 @@ fn machine(token: &Token) -> MachineId {
     }
 }
 
+const MIB: u64 = 1 << 20;
+
 /// A fifth of the free space, in whole MiB.
 fn default_offer(folder: &Path) -> anyhow::Result<u64> {
-    let free = os::free_bytes(folder).with_context(|| format!("the free space of {} is not known: give --offer", shown(folder)))?;
-    Ok(free / 5 >> 20 << 20)
+    let free =
+        os::free_bytes(folder).with_context(|| format!("the free space of {} is not known: give --offer", shown(folder)))?;
+    Ok(free / 5 / MIB * MIB)
 }
 
 /// Removes the file of a phrase whose vault did not come to be, so that the same command can be tried again.

@@ -4,7 +4,6 @@ use super::recite;
 use backmesh_control::{Event, Failure, Phase, Problem, Progress, escape};
 use backmesh_format::UnixMillis;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::borrow::Borrow;
 use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -23,7 +22,7 @@ struct Shown {
     /// The phase that the bar speaks of.
     phase: Option<Phase>,
     /// A list's heading has been printed.
-    pub heading: bool,
+    heading: bool,
 }
 
 impl Output {
@@ -39,27 +38,26 @@ impl Output {
     }
 
     /// Shows an event.
-    pub fn event(&mut self, event: impl Borrow<Event>) {
-        let event = event.borrow();
+    pub fn event(&mut self, event: Event) {
         if self.json {
             return print(&event.to_line());
         }
         match event {
-            Event::Progress(progress) => self.progress(progress),
-            Event::Problem(problem) => self.aside(&problem_text(problem)),
+            Event::Progress(progress) => self.progress(&progress),
+            Event::Problem(problem) => self.aside(&problem_text(&problem)),
             Event::Error(failure) => {
                 self.finish();
-                self.aside(&failure_text(failure));
+                self.aside(&failure_text(&failure));
             }
             Event::Result { more, answer } => {
                 let heading = {
                     let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-                    !std::mem::replace(&mut shown.heading, *more)
+                    !std::mem::replace(&mut shown.heading, more)
                 };
                 if !more {
                     self.finish();
                 }
-                self.bar.suspend(|| print(&recite::answer(answer, heading, *more)));
+                self.bar.suspend(|| print(&recite::answer(&answer, heading, more)));
             }
         }
     }

@@ -73,10 +73,10 @@ pub(super) fn answer(cx: &mut Context, state: &State, config: &Config) -> anyhow
         }
     };
     if let Some(message) = &refused {
-        cx.output.event(&Event::Problem(Problem::new(format!("the running agent could not be told: {message}"))));
+        cx.output.event(Event::Problem(Problem::new(format!("the running agent could not be told: {message}"))));
     }
     let protected = config.protect.iter().map(|path| PathText::new(os::path_bytes(path))).collect();
-    cx.output.event(&Event::result(ProtectResult { protected, agent }));
+    cx.output.event(Event::result(ProtectResult { protected, agent }));
     Ok(ExitCode::of_problems(refused.is_some().into()))
 }
 

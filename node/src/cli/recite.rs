@@ -3,15 +3,17 @@
 use super::output::local_time;
 use crate::units::display_size;
 use backmesh_control::{
-    Answer, BackupResult, DemoReport, EntryInfo, EntryKind, JoinResult, PathText, PeerInfo, PlanItem, PlannedAction, ProtectResult,
-    RestoreResult, SnapshotInfo, Standing, StatusResult, escape,
+    Answer, BackupResult, DemoReport, EntryInfo, EntryKind, JoinResult, PathText, PeerInfo, PlanItem, PlannedAction,
+    ProtectResult, RestoreResult, SnapshotInfo, Standing, StatusResult, escape,
 };
 
 /// The text of a result. `heading` where it is the first of its list, `more` where another part follows.
 pub(super) fn answer(answer: &Answer, heading: bool, more: bool) -> String {
     match answer {
         Answer::Backup(result) => backup(result),
-        Answer::Snapshots(result) if result.snapshots.is_empty() && heading && !more => "There are no snapshots yet.\n".to_owned(),
+        Answer::Snapshots(result) if result.snapshots.is_empty() && heading && !more => {
+            "There are no snapshots yet.\n".to_owned()
+        }
         Answer::Snapshots(result) => list(heading, SNAPSHOT_HEADING, result.snapshots.iter().map(snapshot)),
         Answer::Ls(result) => result.entries.iter().map(entry).collect(),
         Answer::Restore(result) => restore(result, more),
@@ -107,7 +109,8 @@ fn entry(info: &EntryInfo) -> String {
 
 /// `rwxr-xr-x`, with the letters that `ls` uses for the upper three bits.
 fn permissions(mode: u16) -> String {
-    let mut letters: Vec<char> = "rwxrwxrwx".chars().enumerate().map(|(at, c)| if mode >> (8 - at) & 1 == 1 { c } else { '-' }).collect();
+    let mut letters: Vec<char> =
+        "rwxrwxrwx".chars().enumerate().map(|(at, c)| if mode >> (8 - at) & 1 == 1 { c } else { '-' }).collect();
     for (bit, at, small, large) in [(0o4000, 2, 's', 'S'), (0o2000, 5, 's', 'S'), (0o1000, 8, 't', 'T')] {
         if mode & bit != 0 {
             letters[at] = if letters[at] == 'x' { small } else { large };
@@ -190,7 +193,15 @@ fn status(result: &StatusResult) -> String {
         line("protected", if protected.is_empty() { "nothing".to_owned() } else { protected.join("\n            ") });
     }
     if let Some(shelf) = &result.shelf {
-        line("for others", format!("{} in {} of {} offered", display_size(shelf.bytes_held), count(shelf.shards, "shard", "shards"), display_size(shelf.bytes_offered)));
+        line(
+            "for others",
+            format!(
+                "{} in {} of {} offered",
+                display_size(shelf.bytes_held),
+                count(shelf.shards, "shard", "shards"),
+                display_size(shelf.bytes_offered)
+            ),
+        );
     }
     lines.concat()
 }
@@ -257,7 +268,12 @@ fn demo(report: &DemoReport) -> String {
     );
     for holder in &report.holders {
         let fate = if holder.lost { "  lost" } else { "" };
-        lines.push_str(&format!("  {:<12} {:>6} shards {:>10}{fate}\n", text(&holder.name), holder.shards, display_size(holder.bytes)));
+        lines.push_str(&format!(
+            "  {:<12} {:>6} shards {:>10}{fate}\n",
+            text(&holder.name),
+            holder.shards,
+            display_size(holder.bytes)
+        ));
     }
     for step in &report.steps {
         lines.push_str(&format!("  {:<24} {:>8.2} s\n", text(&step.name), step.seconds));
@@ -276,7 +292,9 @@ mod tests {
 
     #[test]
     fn modes_as_ls_shows_them() {
-        for (mode, letters) in [(0o644, "rw-r--r--"), (0o4755, "rwsr-xr-x"), (0o2644, "rw-r-Sr--"), (0o1777, "rwxrwxrwt"), (0, "---------")] {
+        for (mode, letters) in
+            [(0o644, "rw-r--r--"), (0o4755, "rwsr-xr-x"), (0o2644, "rw-r-Sr--"), (0o1777, "rwxrwxrwt"), (0, "---------")]
+        {
             assert_eq!(permissions(mode), letters);
         }
     }

@@ -45,7 +45,7 @@ impl Recover {
             as_of: self.as_of,
             to: self.to.map(|folder| absolute(&folder)).transpose()?,
             phrase: secret::read_phrase(&self.phrase_file)?,
-            sink: &mut |event| cx.output.event(&event),
+            sink: &mut |event| cx.output.event(event),
         };
         crate::recover::run(options)
     }
@@ -61,7 +61,9 @@ fn moment(text: &str) -> Result<UnixMillis, String> {
     });
     let millis = time.ok().and_then(|time| UnixMillis::try_from(time.as_millisecond()).ok());
     let day_end = u64::from(text.len() == 10);
-    millis.map(|millis| millis - day_end).ok_or_else(|| "write 2026-11-21, \"2026-11-21 14:30\" or 2026-11-21T14:30:00Z".to_owned())
+    millis
+        .map(|millis| millis - day_end)
+        .ok_or_else(|| "write 2026-11-21, \"2026-11-21 14:30\" or 2026-11-21T14:30:00Z".to_owned())
 }
 
 #[cfg(test)]

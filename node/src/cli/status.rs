@@ -2,9 +2,7 @@
 
 use super::{Context, client};
 use crate::state::{State, StateError};
-use backmesh_control::{
-    Event, ExitCode, NodeStatus, PathText, Request, StatusResult, VaultStatus, WorkgroupStatus, peer_id,
-};
+use backmesh_control::{Event, ExitCode, NodeStatus, PathText, Request, StatusResult, VaultStatus, WorkgroupStatus, peer_id};
 use clap::Args;
 
 /// Show how things are: the node, the workgroup, the vault's health, what is kept for others
@@ -19,7 +17,7 @@ impl Status {
             Err(StateError::NotJoined(_)) => return Ok(answer(cx, StatusResult::default())),
             state => state?,
         };
-        match client::try_ask(&state, &Request::Status, &mut |event| cx.output.event(&event))? {
+        match client::try_ask(&state, &Request::Status, &mut |event| cx.output.event(event))? {
             Some(code) => Ok(code),
             None => {
                 let status = without_agent(&state)?;
@@ -31,10 +29,9 @@ impl Status {
 
 fn answer(cx: &mut Context, status: StatusResult) -> ExitCode {
     let next = if status.node.is_some() { "agent" } else { "join TOKEN" };
-    let event = Event::result(status);
-    cx.output.event(&event);
-    cx.output.advice(&format!("no agent is running; {}", cx.suggest(next)));
-    event.end().unwrap_or(ExitCode::NoAgent)
+    cx.output.event(Event::result(status));
+    cx.output.advice(&format!("No agent is running. Next: {}", cx.suggest(next)));
+    ExitCode::NoAgent
 }
 
 /// What the papers say. Nothing is known of the others, so the vault's health is unknown.

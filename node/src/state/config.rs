@@ -142,7 +142,8 @@ fn offer(item: &Item) -> Result<u64, ConfigError> {
 }
 
 fn texts(item: &Item) -> Result<Vec<String>, ConfigError> {
-    let wrong = || ConfigError::Kind { setting: "listen", expected: "a list of multiaddresses, such as [\"/ip4/0.0.0.0/tcp/47770\"]" };
+    let wrong =
+        || ConfigError::Kind { setting: "listen", expected: "a list of multiaddresses, such as [\"/ip4/0.0.0.0/tcp/47770\"]" };
     item.as_array().ok_or_else(wrong)?.iter().map(|value| value.as_str().map(str::to_owned).ok_or_else(wrong)).collect()
 }
 

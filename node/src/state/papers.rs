@@ -11,7 +11,6 @@ use backmesh_format::vault::WriterCert;
 use backmesh_format::{MachineId, NodeId, SealingKey, Signed, UnixMillis, Wire, keyfile};
 use std::io;
 
-
 /// How many generations a takeover is made ready for. The root key is gone once `join` has ended, so that every certificate that may
 /// be needed is signed before; each takes 300 bytes.
 pub const TAKEOVER_GENERATIONS: u64 = 64;
