@@ -30,6 +30,13 @@ pub struct Diff<P> {
     failed: bool,
 }
 
+impl<P> Diff<P> {
+    /// The source of pages, for reading the contents of a file before the comparison goes on.
+    pub fn pages(&mut self) -> &mut P {
+        &mut self.pages
+    }
+}
+
 enum Step {
     End,
     SkipBoth,

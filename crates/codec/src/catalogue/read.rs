@@ -132,6 +132,11 @@ impl<P> Walk<P> {
         }
     }
 
+    /// The source of pages, for reading the contents of a file before the walk goes on.
+    pub fn pages(&mut self) -> &mut P {
+        &mut self.pages
+    }
+
     /// What the last error cost, in keys.
     pub fn skipped(&self) -> Option<&Skipped> {
         self.skipped.as_ref()

@@ -483,6 +483,25 @@ fn one_changed_chunk_of_a_long_file_changes_a_page_of_each_level() {
 }
 
 #[test]
+fn contents_are_read_between_the_entries_of_a_walk() {
+    let chunks: Vec<_> = (0..500).map(chunk).collect();
+    let mut memory = Memory::default();
+    let content = write_content(chunks.iter().copied(), |bytes| memory.put(bytes)).unwrap();
+    let long = entry(Kind::File { bytes: total(&chunks), content }, 0);
+    let root = memory.write(&Map::from([(key_of(b"", b"a"), long.clone()), (key_of(b"", b"b"), long)]));
+    let mut catalogue = Catalogue::new(&mut memory, root);
+    let mut walk = catalogue.walk(b"");
+    let mut files = 0;
+    while let Some(item) = walk.next() {
+        let Kind::File { bytes, content } = item.unwrap().1.kind else { unreachable!() };
+        let read: Vec<_> = ContentReader::new(walk.pages(), content, bytes).collect::<Result<_, _>>().unwrap();
+        assert_eq!(read, chunks);
+        files += 1;
+    }
+    assert_eq!(files, 2);
+}
+
+#[test]
 fn a_file_of_equal_chunks_has_few_pages() {
     let chunks = vec![chunk(1); 100_000];
     let mut memory = Memory::default();

@@ -154,13 +154,11 @@ impl CatalogueWriter {
             let (found, limit) = (key.len() as u64, limits::PATH_BYTES_MAX as u64);
             return Err(WriteError::Entry(DecodeError::Limit { what: "path", found, limit }));
         }
-        let wire = entry.to_wire();
-        let bytes = PAGE_OVERHEAD_BYTES + ITEM_OVERHEAD_BYTES + key.len() + wire.len();
-        if bytes > limits::PAGE_BYTES_MAX {
-            return Err(WriteError::EntryTooLarge { bytes, limit: limits::PAGE_BYTES_MAX });
-        }
-        Entry::from_wire(&wire).map_err(WriteError::Entry)?;
-        Ok(wire.len())
+        entry.check().map_err(WriteError::Entry)?;
+        let entry_bytes = entry.to_wire().len();
+        let bytes = PAGE_OVERHEAD_BYTES + ITEM_OVERHEAD_BYTES + key.len() + entry_bytes;
+        let limit = limits::PAGE_BYTES_MAX;
+        if bytes > limit { Err(WriteError::EntryTooLarge { bytes, limit }) } else { Ok(entry_bytes) }
     }
 
     /// Names a finished page in the level above it, and so on upwards where that finishes pages in turn.

@@ -133,7 +133,7 @@ proptest! {
         let segments: Vec<_> = maps.iter().map(|map| memory.write_map(map)).collect();
         let expected: Map = maps.iter().rev().flatten().map(|(id, place)| (*id, *place)).collect();
         let asked: Vec<_> = (0..400).map(id).chain([id(5)]).collect();
-        let mut index = Segments::new(&mut memory, segments.clone());
+        let mut index = Segments::new(&mut memory, segments);
         let found = index.lookup_all(&asked);
         prop_assert_eq!(found.errors, []);
         prop_assert_eq!(found.places, asked.iter().map(|id| expected.get(id).copied()).collect::<Vec<_>>());
