@@ -67,7 +67,7 @@ id! {
     CopysetId
     /// A snapshot: the hash of its record.
     SnapshotId
-    /// The hash of a signed record's envelope; see [`crate::record`].
+    /// The hash of a signed record's envelope; see [`mod@crate::record`].
     RecordHash
     /// The root of a BLAKE3 tree over a pack or a shard.
     TreeRoot

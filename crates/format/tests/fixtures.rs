@@ -25,7 +25,7 @@ fn what_version_1_wrote_is_read_and_written_the_same() {
         let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let readers: Vec<_> = decoders().into_iter().filter(|(_, magic, _)| bytes.starts_with(magic)).collect();
         let read = readers.iter().filter_map(|(_, _, decode)| decode(&bytes).ok()).collect::<Vec<_>>();
-        assert_eq!(read, [bytes.clone()], "{name}: exactly one decoder reads it and writes it again the same");
+        assert_eq!(read, std::slice::from_ref(&bytes), "{name}: exactly one decoder reads it and writes it again the same");
         assert_eq!(bytes, written_now, "{name}: this program writes other bytes than version 1 did");
     }
 }

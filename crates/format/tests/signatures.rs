@@ -120,9 +120,10 @@ fn a_charter_that_contradicts_itself_is_refused() {
     assert!(refused(Charter { admins: vec![admin().public(); 17], ..samples::charter() }));
 }
 
-fn check_membership(certificate: Certificate, signers: &[&KeyPair], expected: &Result<(), DecodeError>) {
+fn check_membership(certificate: Certificate, signers: &[&KeyPair], expected: Result<(), DecodeError>) {
     let admins = samples::charter().admins;
-    assert_eq!(check_certificate(&Signed::new(certificate, signers), &samples::workgroup(), &admins), expected);
+    let found = check_certificate(&Signed::new(certificate, signers), &samples::workgroup(), &admins);
+    assert_eq!(found.err(), expected.err());
 }
 
 #[test]
