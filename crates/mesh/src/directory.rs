@@ -151,6 +151,8 @@ pub struct Directory {
     set_aside: BTreeMap<ItemId, bool>,
     effects: Effects,
     countersign_round: u32,
+    /// Something came to count: what waited for it is worth fetching again.
+    reconsider: bool,
 }
 
 impl Directory {
@@ -185,6 +187,7 @@ impl Directory {
             set_aside: BTreeMap::new(),
             effects: Effects::default(),
             countersign_round: 0,
+            reconsider: false,
         };
         directory.count(certificate, own, Some(0), now);
         directory.after_charters();
@@ -238,19 +241,39 @@ impl Directory {
         }
     }
 
-    /// Takes records in, whoever brought them: each counts by its signatures. `now` is this node's clock, by which an invitation's
-    /// expiry is judged.
+    /// Takes a record in; see [`Directory::merge`].
     pub fn insert(&mut self, record: DirectoryRecord, now: UnixMillis) -> Outcome {
-        let id = item_id(record.kind() as u8, &record.to_bytes());
-        let kind = record.kind();
-        let outcome = self.take_in(record, now);
-        if outcome != Outcome::New && !self.digest.contains(kind, &id) {
-            self.set_aside(id, matches!(outcome, Outcome::Old | Outcome::Refused(_)));
-        }
-        if matches!(outcome, Outcome::New | Outcome::Waiting) {
+        self.merge(vec![record], now).first().map_or(Outcome::Known, |(_, outcome)| *outcome)
+    }
+
+    /// Takes records in, whoever brought them: each counts by its signatures. `now` is this node's clock, by which an invitation's
+    /// expiry is judged. Says what became of each, by its id, those first that others rest on.
+    pub fn merge(&mut self, mut records: Vec<DirectoryRecord>, now: UnixMillis) -> Vec<(ItemId, Outcome)> {
+        records.sort_by_key(DirectoryRecord::kind);
+        let (says, rests): (Vec<_>, Vec<_>) = records.into_iter().partition(|record| record.kind() >= Kind::State);
+        let mut outcomes = Vec::new();
+        for group in [rests, says] {
+            let first = outcomes.len();
+            for record in group {
+                let (kind, id) = (record.kind(), item_id(record.kind() as u8, &record.to_bytes()));
+                outcomes.push((kind, id, self.take_in(record, now)));
+            }
             self.settle(now);
+            for (kind, id, outcome) in outcomes.iter_mut().skip(first) {
+                match (*outcome, self.digest.contains(*kind, id)) {
+                    (Outcome::New, _) => {}
+                    (Outcome::Waiting, true) => *outcome = Outcome::New,
+                    (_, true) => {}
+                    (_, false) => self.set_aside(*id, matches!(outcome, Outcome::Old | Outcome::Refused(_))),
+                }
+            }
         }
-        if outcome == Outcome::Waiting && self.digest.contains(kind, &id) { Outcome::New } else { outcome }
+        outcomes.into_iter().map(|(_, id, outcome)| (id, outcome)).collect()
+    }
+
+    /// Remembers that a record that this program cannot read need not be fetched again.
+    pub(crate) fn leave_out(&mut self, id: ItemId) {
+        self.set_aside(id, true);
     }
 
     fn set_aside(&mut self, id: ItemId, for_good: bool) {

@@ -2,4 +2,6 @@
 //! disk, no socket, no thread: time, messages and randomness are arguments.
 
 pub mod directory;
+pub mod holding;
 pub mod message;
+pub mod peer;

@@ -71,7 +71,7 @@ impl Directory {
         }
         self.disown_certificates();
         self.withdraw_revocations();
-        self.set_aside.retain(|_, for_good| *for_good);
+        self.reconsider = true;
     }
 
     fn report_fork(&mut self, number: u64) {
@@ -296,8 +296,11 @@ impl Directory {
                 progress |= self.count_admission(admission, now);
             }
             if !progress {
-                return;
+                break;
             }
+        }
+        if std::mem::take(&mut self.reconsider) {
+            self.set_aside.retain(|_, for_good| *for_good);
         }
     }
 
@@ -357,7 +360,7 @@ impl Directory {
         let invitation = card.held.record.invitation.as_ref().map(|invitation| (invitation.hash(), invitation.uses));
         self.put(ItemKey::Certificate(node, hash), order, since);
         self.announce(ItemKey::Certificate(node, hash), id);
-        self.set_aside.retain(|_, for_good| *for_good);
+        self.reconsider = true;
         if first {
             self.effects.events.push(DirectoryEvent::Joined { node, name });
         }

@@ -1,0 +1,215 @@
+//! Whom to dial, and when: links to as many members as are wanted, seeds while there is nobody, and now and then one more, so that
+//! halves of a group that were parted meet again.
+
+use super::{DialTarget, Dice, Output, Peer, PeerConfig, Phase};
+use crate::message::{RefusedReason, Standing};
+use backmesh_format::NodeId;
+use backmesh_format::membership::Seed;
+use std::collections::BTreeMap;
+
+/// Addresses to try while nobody is connected: the invitation's, a person's, and the last fifty peers.
+const SEEDS_MAX: usize = 128;
+/// How long a dial may take before another is made, in milliseconds.
+const DIAL_MS: u64 = 60_000;
+/// How long it takes at most until a member that announced itself just now is dialed, in milliseconds.
+const SCAN_MS: u64 = 5_000;
+/// Links beyond the number wanted that exploring may leave open.
+const SURPLUS: usize = 8;
+
+#[derive(Debug, Default)]
+struct Attempt {
+    failures: u32,
+    not_before: u64,
+    since: Option<u64>,
+}
+
+#[derive(Debug)]
+pub(super) struct Dialer {
+    seeds: Vec<Seed>,
+    attempts: BTreeMap<DialTarget, Attempt>,
+    scan_at: u64,
+    explore_at: u64,
+}
+
+impl Dialer {
+    pub(super) fn new(seeds: Vec<Seed>, now: u64) -> Self {
+        let mut dialer = Self { seeds: Vec::new(), attempts: BTreeMap::new(), scan_at: now, explore_at: now };
+        dialer.add_seeds(seeds);
+        dialer
+    }
+
+    pub(super) fn add_seeds(&mut self, seeds: Vec<Seed>) {
+        for seed in seeds {
+            if !self.seeds.contains(&seed) && self.seeds.len() < SEEDS_MAX {
+                self.seeds.push(seed);
+            }
+        }
+        self.scan_at = 0;
+    }
+
+    pub(super) const fn next_at(&self) -> u64 {
+        self.scan_at
+    }
+
+    /// A dial got through to `node`; what comes of it is seen when both have greeted.
+    pub(super) fn reached(&mut self, node: &NodeId, address: &str) {
+        for (target, attempt) in &mut self.attempts {
+            let meant = match target {
+                DialTarget::Member(member) => member == node,
+                DialTarget::Seed(seed) => address.starts_with(seed.as_str()),
+            };
+            if meant {
+                attempt.since = None;
+            }
+        }
+    }
+
+    pub(super) fn succeeded(&mut self, node: &NodeId) {
+        self.attempts.remove(&DialTarget::Member(*node));
+        self.attempts.retain(|target, _| matches!(target, DialTarget::Member(_)));
+        self.scan_at = 0;
+    }
+
+    pub(super) fn failed(&mut self, target: &DialTarget, now: u64, config: &PeerConfig, dice: &mut Dice) {
+        let attempt = self.attempts.entry(target.clone()).or_default();
+        attempt.since = None;
+        let pause = config.redial_ms.0.saturating_mul(1 << attempt.failures.min(20)).min(config.redial_ms.1);
+        attempt.failures = attempt.failures.saturating_add(1);
+        attempt.not_before = now + dice.around(pause);
+        self.scan_at = self.scan_at.min(attempt.not_before);
+    }
+
+    /// A link ended: try again soon, and not all at the same moment.
+    pub(super) fn lost(&mut self, node: &NodeId, now: u64, config: &PeerConfig, dice: &mut Dice) {
+        self.failed(&DialTarget::Member(*node), now, config, dice);
+    }
+
+    /// A greeting failed: what cannot pass by waiting is tried rarely.
+    pub(super) fn turned_away(&mut self, node: &NodeId, reason: RefusedReason, now: u64, config: &PeerConfig, dice: &mut Dice) {
+        let attempt = self.attempts.entry(DialTarget::Member(*node)).or_default();
+        let pause = if reason.passes() { config.redial_ms.0 } else { config.redial_ms.1 };
+        attempt.not_before = attempt.not_before.max(now + dice.around(pause));
+    }
+}
+
+impl Peer {
+    /// Dials whom it is time to dial.
+    pub(super) fn dial(&mut self, at: u64) {
+        if self.dialer.scan_at > at {
+            return;
+        }
+        for attempt in self.dialer.attempts.values_mut() {
+            if attempt.since.is_some_and(|since| since + DIAL_MS <= at) {
+                attempt.since = None;
+            }
+        }
+        let mut free = self.config.dials_max.saturating_sub(self.dialing());
+        let (wanted, lonely) = self.wanted(at);
+        for target in wanted {
+            if free == 0 {
+                break;
+            }
+            free -= usize::from(self.start_dial(at, target));
+        }
+        if lonely {
+            for target in self.ripe_seeds(at) {
+                if free == 0 {
+                    break;
+                }
+                free -= usize::from(self.start_dial(at, target));
+            }
+        }
+        self.dialer.scan_at = at + SCAN_MS;
+        let directory = &self.directory;
+        self.dialer.attempts.retain(|target, _| match target {
+            DialTarget::Member(node) => directory.is_member(node),
+            DialTarget::Seed(_) => true,
+        });
+        let next = self.dialer.attempts.values().filter(|attempt| attempt.since.is_none() && attempt.not_before > at);
+        self.dialer.scan_at = next.map(|attempt| attempt.not_before).chain([self.dialer.scan_at]).min().unwrap_or(at + SCAN_MS);
+    }
+
+    fn dialing(&self) -> usize {
+        self.dialer.attempts.values().filter(|attempt| attempt.since.is_some()).count()
+    }
+
+    /// The members to dial, in this node's own order, so that the links of a large group spread evenly; and whether nobody is up.
+    fn wanted(&mut self, at: u64) -> (Vec<DialTarget>, bool) {
+        let members_up = self.links.values().filter(|link| link.phase == Phase::Member).count();
+        let exploring = self.dialer.explore_at <= at;
+        let mut room = self.config.links_wanted.saturating_sub(members_up + self.dialing());
+        let lonely = members_up == 0;
+        if exploring {
+            self.dialer.explore_at = at + self.dice.around(self.config.explore_ms);
+            room = room.max(1);
+            self.drop_surplus(at, members_up);
+        }
+        if room == 0 {
+            return (Vec::new(), lonely);
+        }
+        let candidates = self.directory.members().filter(|member| {
+            member.node != self.me
+                && matches!(member.standing, Standing::Accepted | Standing::Spent)
+                && member.state.is_some_and(|state| !state.addresses.is_empty())
+                && !self.links.values().any(|link| link.node == member.node)
+                && self.is_ripe(&DialTarget::Member(member.node), at)
+        });
+        let mut ranked: Vec<([u8; 32], NodeId)> =
+            candidates.map(|member| (*blake3::hash(&[self.me.0, member.node.0].concat()).as_bytes(), member.node)).collect();
+        ranked.sort_unstable();
+        if exploring && !ranked.is_empty() {
+            let chosen = self.dice.below(ranked.len() as u64) as usize;
+            ranked.swap(0, chosen);
+        }
+        (ranked.into_iter().take(room).map(|(_, node)| DialTarget::Member(node)).collect(), lonely)
+    }
+
+    /// Ends one of the links that exploring left over.
+    fn drop_surplus(&mut self, at: u64, members_up: usize) {
+        if members_up <= self.config.links_wanted + SURPLUS {
+            return;
+        }
+        let old = self
+            .links
+            .iter()
+            .filter(|(_, link)| link.phase == Phase::Member && link.outbound && link.opened_at + self.config.explore_ms <= at);
+        let old: Vec<_> = old.map(|(id, link)| (*id, link.node)).collect();
+        if old.is_empty() {
+            return;
+        }
+        let (link, node) = old[self.dice.below(old.len() as u64) as usize];
+        self.links.remove(&link);
+        self.outputs.push_back(Output::Close { link });
+        if self.up.get(&node) == Some(&link) {
+            self.up.remove(&node);
+            self.outputs.push_back(Output::Down { node });
+        }
+    }
+
+    fn is_ripe(&self, target: &DialTarget, at: u64) -> bool {
+        self.dialer.attempts.get(target).is_none_or(|attempt| attempt.since.is_none() && attempt.not_before <= at)
+    }
+
+    fn ripe_seeds(&self, at: u64) -> Vec<DialTarget> {
+        let others = self.dialer.seeds.iter().filter(|seed| seed.node != Some(self.me));
+        others.map(|seed| DialTarget::Seed(seed.address.clone())).filter(|target| self.is_ripe(target, at)).collect()
+    }
+
+    fn start_dial(&mut self, at: u64, target: DialTarget) -> bool {
+        let (node, addresses) = match &target {
+            DialTarget::Member(node) => {
+                (Some(*node), self.directory.state(node).map(|state| state.addresses.clone()).unwrap_or_default())
+            }
+            DialTarget::Seed(address) => {
+                let seed = self.dialer.seeds.iter().find(|seed| seed.address == *address);
+                (seed.and_then(|seed| seed.node), vec![address.clone()])
+            }
+        };
+        if node.is_some_and(|node| self.links.values().any(|link| link.node == node)) {
+            return false;
+        }
+        self.dialer.attempts.entry(target.clone()).or_default().since = Some(at);
+        self.outputs.push_back(Output::Dial { target, node, addresses });
+        true
+    }
+}
