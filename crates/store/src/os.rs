@@ -1,0 +1,47 @@
+//! What operating systems do differently about files: positioned reads and writes, modes, free space, syncing a folder.
+
+#[cfg(unix)]
+pub(crate) use unix::*;
+
+#[cfg(not(unix))]
+compile_error!("backmesh-store runs on unix; another system needs its own twin of os::unix");
+
+#[cfg(unix)]
+mod unix {
+    use std::fs::{DirBuilder, File, OpenOptions};
+    use std::io;
+    use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+    use std::path::Path;
+
+    /// Our files are nobody else's business, although all that is in them is sealed.
+    const FILE_MODE: u32 = 0o600;
+    const FOLDER_MODE: u32 = 0o700;
+
+    pub(crate) fn open_options() -> OpenOptions {
+        let mut options = OpenOptions::new();
+        options.mode(FILE_MODE);
+        options
+    }
+
+    pub(crate) fn create_dir_all(dir: &Path) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(dir)
+    }
+
+    pub(crate) fn read_exact_at(file: &File, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        file.read_exact_at(out, offset)
+    }
+
+    pub(crate) fn write_all_at(file: &File, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        file.write_all_at(bytes, offset)
+    }
+
+    pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
+        File::open(dir)?.sync_all()
+    }
+
+    /// What an ordinary user may still write, in bytes.
+    pub(crate) fn free_bytes(dir: &Path) -> io::Result<u64> {
+        let stat = rustix::fs::statvfs(dir)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+}

@@ -1,0 +1,472 @@
+//! The spool: sealed packs that wait for holders. After kill -9 the next backup finds here which chunks are on their way, and sends
+//! only the shards that nobody has acknowledged yet.
+//!
+//! ```text
+//! spool/<pack id, 64 hex digits>.pack
+//!     "BMsp" (4) · version (u16) · required flags (u16) · length of the description (u32) · check (32) · description · shards
+//!     description   pack id (32) · copyset (32) · class (u8) · purpose (u8) · count of shards (u8) · shard length (u32)
+//!                   · stripe record (u32 length, bytes) · count of chunks (u32) · { chunk id (32) · FramePlace (20) } ..
+//! spool/acknowledged.log
+//!     the file of `crate::log`, magic "BMsa"; a frame is one or more of: pack id (32) · shard (u8)
+//! ```
+//!
+//! The check is the BLAKE3 hash of the first 12 bytes and the description. The shards have none of their own: the record has the
+//! root of each, every holder compares, and what does not match is refused.
+//!
+//! Acknowledgements are written at once, which survives kill -9, and synced now and then: one that a power cut takes back costs a
+//! shard sent twice, nothing else.
+
+use crate::disk::{DiskError, DiskFile, SharedDisk};
+use crate::durable;
+use crate::log::{Habit, Log, LogError};
+use backmesh_format::id::{ChunkId, PackId};
+use backmesh_format::index::{FramePlace, PackPlace};
+use backmesh_format::limits;
+use backmesh_format::stripe::Purpose;
+use backmesh_format::wire::{Bytes, DecodeError, Reader, Wire, Writer};
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use thiserror::Error;
+
+const MAGIC: &[u8; 4] = b"BMsp";
+const ACKNOWLEDGED_MAGIC: [u8; 4] = *b"BMsa";
+const VERSION: u16 = 1;
+const START_BYTES: usize = 12;
+const HEADER_BYTES: usize = START_BYTES + 32;
+const SUFFIX: &str = ".pack";
+/// A pack has at most some ten thousand chunks of 52 bytes; more is not ours.
+const DESCRIPTION_BYTES_MAX: usize = 16 << 20;
+/// So many acknowledgements may be lost with the power.
+const UNSYNCED_MAX: usize = 64;
+/// The log of acknowledgements is written anew when it is longer than this and most of it is about packs that are gone.
+const LOG_BYTES_MAX: u64 = 1 << 20;
+
+/// Why the spool could not be read or written.
+#[derive(Debug, Error)]
+pub enum SpoolError {
+    /// The disk failed.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The log of acknowledgements failed.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// A pack is not what was written.
+    #[error("the spooled pack {} is damaged: remove it, its files are backed up again with the next backup", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A later version of Backmesh wrote the pack.
+    #[error("the spooled pack {} was written by a later version of Backmesh: update this one", path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The pack is not in the spool.
+    #[error("the pack {pack} does not wait in the spool")]
+    Unknown {
+        /// The pack.
+        pack: PackId,
+    },
+    /// The pack has no such shard, or its shards differ in length, or there are too many.
+    #[error("the shards of pack {pack} do not fit together")]
+    Shards {
+        /// The pack.
+        pack: PackId,
+    },
+}
+
+/// A sealed pack to be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpooledPack {
+    /// Which pack, and where it will lie.
+    pub place: PackPlace,
+    /// What it is for.
+    pub purpose: Purpose,
+    /// Its signed stripe record, as bytes.
+    pub record: Vec<u8>,
+    /// Its chunks.
+    pub chunks: Vec<(ChunkId, FramePlace)>,
+    /// Its shards, all of one length.
+    pub shards: Vec<Vec<u8>>,
+}
+
+/// A pack in the spool, without its shards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackDescription {
+    /// Which pack, and where it will lie.
+    pub place: PackPlace,
+    /// What it is for.
+    pub purpose: Purpose,
+    /// Its signed stripe record, as bytes.
+    pub record: Vec<u8>,
+    /// Its chunks.
+    pub chunks: Vec<(ChunkId, FramePlace)>,
+    /// How many shards it has.
+    pub shards: u8,
+    /// The length of each, in bytes.
+    pub shard_bytes: u32,
+}
+
+/// How far a pack is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PendingPack {
+    /// Which pack, and where it will lie.
+    pub place: PackPlace,
+    /// What it is for.
+    pub purpose: Purpose,
+    /// How many shards it has.
+    pub shards: u8,
+    /// The length of each, in bytes.
+    pub shard_bytes: u32,
+    /// The shards that nobody has acknowledged, ascending.
+    pub missing: Vec<u8>,
+}
+
+/// The packs that wait for holders.
+#[derive(Debug)]
+pub struct Spool {
+    disk: SharedDisk,
+    dir: PathBuf,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    log: Log,
+    unsynced: usize,
+    packs: BTreeMap<PackId, Waiting>,
+    poisoned: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Waiting {
+    place: PackPlace,
+    purpose: Purpose,
+    shards: u8,
+    shard_bytes: u32,
+    shards_at: u64,
+    /// One bit for each shard.
+    acknowledged: u128,
+}
+
+const _: () = assert!(limits::SHARDS_MAX <= 128, "a u128 has a bit for each shard");
+
+impl Spool {
+    /// Opens the spool in `dir`, or begins an empty one.
+    ///
+    /// # Errors
+    /// The disk's, or that a later version wrote here. A damaged pack is passed by and told in the second part of the answer.
+    pub fn open(disk: SharedDisk, dir: &Path) -> Result<(Self, Vec<SpoolError>), SpoolError> {
+        durable::create_dir(disk.as_ref(), dir)?;
+        let mut packs = BTreeMap::new();
+        let mut problems = Vec::new();
+        for listed in disk.list(dir).map_err(DiskError::io("list", dir))? {
+            let path = dir.join(&listed.name);
+            let name = listed.name.to_str().unwrap_or_default();
+            if name.ends_with(durable::UNFINISHED) {
+                durable::remove(disk.as_ref(), &path)?;
+            } else if let Some(pack) = name.strip_suffix(SUFFIX).and_then(PackId::from_hex) {
+                match read_description(disk.as_ref(), &path, &pack) {
+                    Ok((_, waiting)) => drop(packs.insert(pack, waiting)),
+                    Err(problem @ SpoolError::Damaged { .. }) => problems.push(problem),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        // Whoever renamed the last of them may have been killed before the sync of the folder.
+        disk.sync_dir(dir).map_err(DiskError::sync(dir))?;
+        let path = dir.join("acknowledged.log");
+        let log = Log::open(disk.clone(), path, ACKNOWLEDGED_MAGIC, Habit::SyncSometimes, |_, payload| {
+            acknowledgements(payload).for_each(|(pack, shard)| mark(&mut packs, &pack, shard));
+            Ok::<(), SpoolError>(())
+        })?;
+        let state = Mutex::new(State { log, unsynced: 0, packs, poisoned: false });
+        Ok((Self { disk, dir: dir.to_path_buf(), state }, problems))
+    }
+
+    /// Keeps packs until their holders have them; durable when it returns. One that waits already stays as it is.
+    ///
+    /// # Errors
+    /// The disk's. Packs of a failed call may be found waiting at the next start.
+    pub fn add(&self, packs: &[SpooledPack]) -> Result<(), SpoolError> {
+        let mut state = self.state();
+        if state.poisoned {
+            return Err(DiskError::poisoned(&self.dir).into());
+        }
+        let packs: Vec<&SpooledPack> = packs.iter().filter(|pack| !state.packs.contains_key(&pack.place.pack)).collect();
+        let headers = packs.iter().map(|pack| header(pack)).collect::<Result<Vec<_>, _>>()?;
+        if let Err(error) = self.write(&packs, &headers) {
+            for pack in &packs {
+                let _ = self.disk.remove_file(&durable::unfinished(&self.path(&pack.place.pack)));
+            }
+            state.poisoned |= matches!(error, DiskError::Unconfirmed { .. });
+            return Err(error.into());
+        }
+        for (pack, header) in packs.iter().zip(&headers) {
+            let waiting = Waiting {
+                place: pack.place,
+                purpose: pack.purpose,
+                shards: pack.shards.len() as u8,
+                shard_bytes: pack.shards.first().map_or(0, Vec::len) as u32,
+                shards_at: header.len() as u64,
+                acknowledged: 0,
+            };
+            state.packs.insert(pack.place.pack, waiting);
+        }
+        Ok(())
+    }
+
+    /// Remembers that holders acknowledged shards. Shards of packs that do not wait are passed over.
+    ///
+    /// # Errors
+    /// The disk's; the shards then still count as missing.
+    pub fn acknowledged(&self, shards: &[(PackId, u8)]) -> Result<(), SpoolError> {
+        let mut state = self.state();
+        let is_new = |(pack, shard): &&(PackId, u8)| {
+            state.packs.get(pack).is_some_and(|waiting| *shard < waiting.shards && waiting.acknowledged & bit(*shard) == 0)
+        };
+        let new: Vec<(PackId, u8)> = shards.iter().filter(is_new).copied().collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        let payload: Vec<u8> = new.iter().flat_map(|(pack, shard)| pack.0.into_iter().chain([*shard])).collect();
+        state.log.append(&payload)?;
+        state.unsynced += new.len();
+        new.iter().for_each(|(pack, shard)| mark(&mut state.packs, pack, *shard));
+        if state.unsynced >= UNSYNCED_MAX { state.sync() } else { Ok(()) }
+    }
+
+    /// Makes all acknowledgements survive a power cut.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn sync(&self) -> Result<(), SpoolError> {
+        self.state().sync()
+    }
+
+    /// The packs that wait, in the order of their ids, also those of which every shard is acknowledged.
+    pub fn pending(&self) -> Vec<PendingPack> {
+        self.state().packs.values().map(Waiting::pending).collect()
+    }
+
+    /// How far one pack is; `None` where it does not wait.
+    pub fn pending_pack(&self, pack: &PackId) -> Option<PendingPack> {
+        self.state().packs.get(pack).map(Waiting::pending)
+    }
+
+    /// The bytes of all shards that wait.
+    pub fn waiting_bytes(&self) -> u64 {
+        self.state().packs.values().map(|waiting| u64::from(waiting.shard_bytes) * u64::from(waiting.shards)).sum()
+    }
+
+    /// A pack without its shards.
+    ///
+    /// # Errors
+    /// The disk's, or that the pack is damaged or does not wait.
+    pub fn description(&self, pack: &PackId) -> Result<PackDescription, SpoolError> {
+        self.waiting(pack)?;
+        read_description(self.disk.as_ref(), &self.path(pack), pack).map(|(description, _)| description)
+    }
+
+    /// One shard of a pack.
+    ///
+    /// # Errors
+    /// The disk's, or that the pack is damaged, does not wait, or has no such shard.
+    pub fn shard(&self, pack: &PackId, shard: u8) -> Result<Vec<u8>, SpoolError> {
+        let waiting = self.waiting(pack)?;
+        if shard >= waiting.shards {
+            return Err(SpoolError::Shards { pack: *pack });
+        }
+        let path = self.path(pack);
+        let file = self.disk.open(&path).map_err(DiskError::io("open", &path))?;
+        let mut bytes = vec![0; waiting.shard_bytes as usize];
+        let at = waiting.shards_at + u64::from(shard) * u64::from(waiting.shard_bytes);
+        match file.read_at(at, &mut bytes) {
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Err(SpoolError::Damaged { path }),
+            other => Ok(other.map(|()| bytes).map_err(DiskError::io("read", &path))?),
+        }
+    }
+
+    /// Lets a pack go, whether or not all of its shards are acknowledged. One that does not wait is fine.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn complete(&self, pack: &PackId) -> Result<(), SpoolError> {
+        let mut state = self.state();
+        durable::remove(self.disk.as_ref(), &self.path(pack))?;
+        state.packs.remove(pack);
+        let needed_bytes = state.packs.len() as u64 * (32 + 128);
+        if state.log.len_bytes() > LOG_BYTES_MAX.max(4 * needed_bytes) {
+            // A pack that came back with the power would come back without its acknowledgements.
+            self.disk.sync_dir(&self.dir).map_err(DiskError::sync(&self.dir))?;
+            let payload = |(pack, waiting): (&PackId, &Waiting)| {
+                waiting.acknowledged_shards().flat_map(|shard| pack.0.into_iter().chain([shard])).collect::<Vec<u8>>()
+            };
+            let payloads: Vec<Vec<u8>> = state.packs.iter().map(payload).filter(|payload| !payload.is_empty()).collect();
+            state.log.restart(&payloads)?;
+            state.unsynced = 0;
+        }
+        Ok(())
+    }
+
+    /// Writes all, syncs all, renames all, syncs the folder.
+    fn write(&self, packs: &[&SpooledPack], headers: &[Vec<u8>]) -> Result<(), DiskError> {
+        if packs.is_empty() {
+            return Ok(());
+        }
+        let mut files = Vec::with_capacity(packs.len());
+        for (pack, header) in packs.iter().zip(headers) {
+            let path = durable::unfinished(&self.path(&pack.place.pack));
+            files.push(self.write_one(&path, pack, header).map_err(DiskError::io("write", &path))?);
+        }
+        let files: Vec<&dyn DiskFile> = files.iter().map(AsRef::as_ref).collect();
+        self.disk.sync_files(&files).map_err(DiskError::sync(&self.dir))?;
+        for pack in packs {
+            let path = self.path(&pack.place.pack);
+            self.disk.rename(&durable::unfinished(&path), &path).map_err(DiskError::io("rename", &path))?;
+        }
+        self.disk.sync_dir(&self.dir).map_err(DiskError::sync(&self.dir))
+    }
+
+    fn write_one(&self, path: &Path, pack: &SpooledPack, header: &[u8]) -> std::io::Result<Box<dyn DiskFile>> {
+        let file = self.disk.create(path)?;
+        file.write_at(0, header)?;
+        let mut at = header.len() as u64;
+        for shard in &pack.shards {
+            file.write_at(at, shard)?;
+            at += shard.len() as u64;
+        }
+        Ok(file)
+    }
+
+    fn path(&self, pack: &PackId) -> PathBuf {
+        self.dir.join(format!("{pack}{SUFFIX}"))
+    }
+
+    fn waiting(&self, pack: &PackId) -> Result<Waiting, SpoolError> {
+        self.state().packs.get(pack).copied().ok_or(SpoolError::Unknown { pack: *pack })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn sync(&mut self) -> Result<(), SpoolError> {
+        if self.unsynced > 0 {
+            self.log.sync()?;
+            self.unsynced = 0;
+        }
+        Ok(())
+    }
+}
+
+impl Waiting {
+    fn pending(&self) -> PendingPack {
+        let missing = (0..self.shards).filter(|shard| self.acknowledged & bit(*shard) == 0).collect();
+        PendingPack { place: self.place, purpose: self.purpose, shards: self.shards, shard_bytes: self.shard_bytes, missing }
+    }
+
+    fn acknowledged_shards(&self) -> impl Iterator<Item = u8> {
+        (0..self.shards).filter(|shard| self.acknowledged & bit(*shard) != 0)
+    }
+}
+
+const fn bit(shard: u8) -> u128 {
+    1 << (shard & 127)
+}
+
+fn mark(packs: &mut BTreeMap<PackId, Waiting>, pack: &PackId, shard: u8) {
+    if let Some(waiting) = packs.get_mut(pack).filter(|waiting| shard < waiting.shards) {
+        waiting.acknowledged |= bit(shard);
+    }
+}
+
+fn acknowledgements(payload: &[u8]) -> impl Iterator<Item = (PackId, u8)> {
+    payload.chunks_exact(33).filter_map(|bytes| bytes.split_first_chunk().map(|(pack, shard)| (PackId(*pack), shard[0])))
+}
+
+/// All that comes before the shards.
+fn header(pack: &SpooledPack) -> Result<Vec<u8>, SpoolError> {
+    let shard_bytes = pack.shards.first().map_or(0, Vec::len);
+    let fit = pack.shards.iter().all(|shard| shard.len() == shard_bytes);
+    if !fit || pack.shards.is_empty() || pack.shards.len() > limits::SHARDS_MAX || shard_bytes as u64 > limits::SHARD_BYTES_MAX {
+        return Err(SpoolError::Shards { pack: pack.place.pack });
+    }
+    let mut w = Writer::default();
+    pack.place.put(&mut w);
+    pack.purpose.put(&mut w);
+    (pack.shards.len() as u8).put(&mut w);
+    (shard_bytes as u32).put(&mut w);
+    (pack.record.len() as u32).put(&mut w);
+    w.bytes(&pack.record);
+    (pack.chunks.len() as u32).put(&mut w);
+    for (id, at) in &pack.chunks {
+        id.put(&mut w);
+        at.put(&mut w);
+    }
+    let description = w.finish();
+    let start = [&MAGIC[..], &VERSION.to_le_bytes(), &0_u16.to_le_bytes(), &(description.len() as u32).to_le_bytes()].concat();
+    let check = check(&start, &description);
+    Ok([start, check.to_vec(), description].concat())
+}
+
+fn read_description(disk: &dyn crate::disk::Disk, path: &Path, pack: &PackId) -> Result<(PackDescription, Waiting), SpoolError> {
+    let damaged = || SpoolError::Damaged { path: path.to_path_buf() };
+    let io = |error: std::io::Error| match error.kind() {
+        ErrorKind::UnexpectedEof => damaged(),
+        _ => DiskError::io("read", path)(error).into(),
+    };
+    let file = disk.open(path).map_err(io)?;
+    let mut header = [0; HEADER_BYTES];
+    file.read_at(0, &mut header).map_err(io)?;
+    let (start, found) = header.split_at(START_BYTES);
+    if start[..4] != *MAGIC {
+        return Err(damaged());
+    }
+    if start[4..8] != [VERSION.to_le_bytes(), [0; 2]].concat() {
+        return Err(SpoolError::Newer { path: path.to_path_buf() });
+    }
+    let length = start.last_chunk().map_or(0, |length| u32::from_le_bytes(*length)) as usize;
+    if length > DESCRIPTION_BYTES_MAX {
+        return Err(damaged());
+    }
+    let mut bytes = vec![0; length];
+    file.read_at(HEADER_BYTES as u64, &mut bytes).map_err(io)?;
+    if check(start, &bytes) != found {
+        return Err(damaged());
+    }
+    let description = take_description(&bytes).map_err(|_| damaged())?;
+    let PackDescription { place, purpose, shards, shard_bytes, .. } = description;
+    let shards_at = (HEADER_BYTES + length) as u64;
+    let whole = shards_at + u64::from(shards) * u64::from(shard_bytes);
+    if place.pack != *pack || file.len_bytes().map_err(io)? != whole || usize::from(shards) > limits::SHARDS_MAX {
+        return Err(damaged());
+    }
+    Ok((description, Waiting { place, purpose, shards, shard_bytes, shards_at, acknowledged: 0 }))
+}
+
+fn take_description(bytes: &[u8]) -> Result<PackDescription, DecodeError> {
+    let mut r = Reader::new(bytes);
+    let (place, purpose) = (PackPlace::take(&mut r)?, Purpose::take(&mut r)?);
+    let (shards, shard_bytes) = (u8::take(&mut r)?, u32::take(&mut r)?);
+    let record = Bytes::take(&mut r)?.0;
+    let count = u32::take(&mut r)?;
+    if count as usize > r.remaining() {
+        return Err(DecodeError::Truncated);
+    }
+    let chunks = (0..count).map(|_| Ok((ChunkId::take(&mut r)?, FramePlace::take(&mut r)?))).collect::<Result<_, _>>()?;
+    r.end()?;
+    Ok(PackDescription { place, purpose, record, chunks, shards, shard_bytes })
+}
+
+fn check(start: &[u8], description: &[u8]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(start);
+    hasher.update(description);
+    *hasher.finalize().as_bytes()
+}
