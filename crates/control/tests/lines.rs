@@ -1,4 +1,5 @@
 //! The lines as scripts see them: field names, ends, bounds, and what a client makes of an agent that does not behave.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
 
 use backmesh_control::{
     ANSWER_BYTES_MAX, Answer, BackupResult, Batch, Client, ClientError, EntryInfo, EntryKind, Event, ExitCode, Failure,

@@ -100,6 +100,14 @@ impl State {
         path.try_exists().map_err(io_error("look for", &path))
     }
 
+    /// The certificates that were made ready, those of generation 1, 2 and so on; only while a takeover is pending.
+    ///
+    /// # Errors
+    /// Where they are missing or damaged.
+    pub fn takeover_writers(&self) -> Result<Vec<Signed<WriterCert>>, StateError> {
+        read_record(&self.vault_path("takeover.bin"))
+    }
+
     /// Makes this node the writer of the generation after `seen`, the highest that any holder knows (0 for none), and forgets what
     /// was made ready for other generations. Safe to repeat after a crash.
     ///
@@ -107,7 +115,7 @@ impl State {
     /// `Generation` where `seen` is too high for what was made ready.
     pub fn raise_generation(&self, seen: u64) -> Result<Signed<WriterCert>, StateError> {
         let path = self.vault_path("takeover.bin");
-        let writers: Vec<Signed<WriterCert>> = read_record(&path)?;
+        let writers = self.takeover_writers()?;
         let ready = writers.len() as u64;
         let index = usize::try_from(seen).unwrap_or(usize::MAX);
         let writer = writers.into_iter().nth(index).ok_or(StateError::Generation { seen, ready })?;
