@@ -142,6 +142,9 @@ pub struct State {
     folder: PathBuf,
 }
 
+/// A generation, and what opens that which was sealed in it.
+pub type GenerationSecret = (u64, Zeroizing<[u8; 32]>);
+
 /// Held while a process uses the state; let go when dropped or when the process ends.
 #[derive(Debug)]
 pub struct StateLock {
@@ -300,7 +303,7 @@ impl State {
     ///
     /// # Errors
     /// `Locked` where they were taken away.
-    pub fn unsealing_secrets(&self) -> Result<Vec<(u64, Zeroizing<[u8; 32]>)>, StateError> {
+    pub fn unsealing_secrets(&self) -> Result<Vec<GenerationSecret>, StateError> {
         let path = self.vault_path("unsealing.key");
         match read_keys(&path, UNSEALING_KEY) {
             Ok(secrets) => {
