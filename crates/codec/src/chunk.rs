@@ -173,3 +173,133 @@ impl std::fmt::Debug for Table {
         f.write_str("Table(..)")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
+    fn random(bytes: usize) -> Vec<u8> {
+        let mut data = vec![0; bytes];
+        StdRng::seed_from_u64(bytes as u64).fill_bytes(&mut data);
+        data
+    }
+
+    fn cut(reader: impl Read, seed: u64, profile: Profile) -> Vec<Vec<u8>> {
+        let mut chunker = Chunker::new(reader, seed, profile);
+        let mut chunks = Vec::new();
+        while let Some(chunk) = chunker.next().unwrap() {
+            chunks.push(chunk.to_vec());
+        }
+        chunks
+    }
+
+    #[test]
+    fn chunks_are_the_file_and_keep_to_their_sizes() {
+        let data = random(5_000_001);
+        for profile in [Profile::MUTABLE, Profile::GENERAL, Profile::MEDIA] {
+            let chunks = cut(&data[..], 1, profile);
+            assert_eq!(chunks.concat(), data);
+            let (_, all_but_last) = chunks.split_last().unwrap();
+            assert!(all_but_last.iter().all(|chunk| (profile.min..=profile.max).contains(&chunk.len())));
+            let mean = data.len() / chunks.len();
+            assert!((profile.average / 2..profile.average * 2).contains(&mean), "{mean} of {profile:?}");
+        }
+    }
+
+    #[test]
+    fn what_never_cuts_is_cut_at_the_largest_size() {
+        let zeros = vec![0; 3 << 20];
+        assert!(cut(&zeros[..], 1, Profile::MEDIA).iter().all(|chunk| chunk.len() <= Profile::MEDIA.max));
+    }
+
+    #[test]
+    fn small_files_are_whole_and_empty_ones_have_no_chunk() {
+        for bytes in [1, 20_000, WHOLE_BYTES_MAX] {
+            assert_eq!(cut(&random(bytes)[..], 1, Profile::MUTABLE).len(), 1);
+        }
+        assert!(cut(&random(WHOLE_BYTES_MAX + 1)[..], 1, Profile::MUTABLE).len() > 1);
+        assert!(cut(&[][..], 1, Profile::MUTABLE).is_empty());
+    }
+
+    #[test]
+    fn another_seed_cuts_elsewhere() {
+        let data = random(1 << 20);
+        let ends = |seed| {
+            let mut end = 0;
+            cut(&data[..], seed, Profile::MUTABLE).into_iter().map(|chunk| (end += chunk.len(), end).1).collect::<Vec<_>>()
+        };
+        let (one, other) = (ends(1), ends(2));
+        assert_eq!(one.iter().filter(|end| other.contains(end)).count(), 1);
+    }
+
+    #[test]
+    fn an_insertion_changes_few_chunks() {
+        let data = random(4 << 20);
+        let before = cut(&data[..], 1, Profile::MUTABLE);
+        let edited = [&data[..1_000_000], b"inserted", &data[1_000_000..]].concat();
+        let new = cut(&edited[..], 1, Profile::MUTABLE).into_iter().filter(|chunk| !before.contains(chunk)).count();
+        assert!(new <= 3, "{new}");
+    }
+
+    /// Gives a few bytes at a time, and is interrupted in between.
+    struct Dribble<'a>(&'a [u8], bool);
+
+    impl Read for Dribble<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.1 = !self.1;
+            if self.1 {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            let count = self.0.len().min(buffer.len()).min(7777);
+            self.0.read(&mut buffer[..count])
+        }
+    }
+
+    #[test]
+    fn cuts_depend_on_nothing_but_content_seed_and_profile() {
+        let (first, second) = (random(900_000), random(2_000_000));
+        assert_eq!(cut(Dribble(&second, false), 1, Profile::GENERAL), cut(&second[..], 1, Profile::GENERAL));
+        let mut chunker = Chunker::new(&first[..], 1, Profile::MEDIA);
+        chunker.next().unwrap();
+        chunker.restart(&second[..], Profile::GENERAL);
+        let mut chunks = Vec::new();
+        while let Some(chunk) = chunker.next().unwrap() {
+            chunks.push(chunk.to_vec());
+        }
+        assert_eq!(chunks, cut(&second[..], 1, Profile::GENERAL));
+    }
+
+    #[test]
+    fn cut_points_stay_for_ever() {
+        let data: Vec<u8> = (0..60_000_u64).flat_map(|at| blake3::hash(&at.to_le_bytes()).as_bytes()[..16].to_vec()).collect();
+        let lengths = |profile| cut(&data[..], 42, profile).iter().map(Vec::len).collect::<Vec<_>>();
+        assert_eq!(&lengths(Profile::MUTABLE)[..4], &[34_760, 38_150, 38_154, 34_537]);
+        assert_eq!(&lengths(Profile::GENERAL)[..4], &[79_101, 66_500, 81_680, 80_957]);
+        assert_eq!(&lengths(Profile::MEDIA)[..2], &[308_238, 222_500]);
+    }
+
+    #[test]
+    fn profiles_follow_names_then_sizes() {
+        let check = |name: &str, bytes, expected| assert_eq!(profile_for(name.as_bytes(), bytes), expected, "{name}");
+        check("IMG_0001.JPG", 4_000_000, Profile::MEDIA);
+        check("film.mkv", 4 << 30, Profile::MEDIA);
+        check("outlook.pst", 1_000_000, Profile::MUTABLE);
+        check("Inbox", 1 << 30, Profile::MUTABLE);
+        check("Inbox", 1 << 20, Profile::GENERAL);
+        check("main.rs", 20_000, Profile::GENERAL);
+        check("jpg", 20_000, Profile::GENERAL);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn any_content_comes_back(seed: u64, pattern in proptest::collection::vec(any::<u8>(), 1..64), repeats in 0_usize..20_000) {
+            let data = pattern.repeat(repeats);
+            prop_assert_eq!(cut(&data[..], seed, Profile::MUTABLE).concat(), data);
+        }
+    }
+}

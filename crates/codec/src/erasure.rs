@@ -173,3 +173,73 @@ pub enum CodeError {
         limit: usize,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+    use reed_solomon_erasure::galois_8::ReedSolomon;
+
+    fn data(k: usize, bytes: usize) -> Vec<Vec<u8>> {
+        let mut rng = StdRng::seed_from_u64(k as u64);
+        let mut shards = vec![vec![0; bytes]; k];
+        shards.iter_mut().for_each(|shard| rng.fill_bytes(shard));
+        shards
+    }
+
+    fn slices(shards: &[Vec<u8>]) -> Vec<&[u8]> {
+        shards.iter().map(|shard| &shard[..]).collect()
+    }
+
+    #[test]
+    fn shards_are_those_of_the_crate() {
+        for (k, n) in [(1, 4), (2, 3), (4, 8), (10, 20), (16, 40), (20, 52), (100, 128)] {
+            let mut shards = data(k, 100);
+            let ours = Code::new(k).parity(&slices(&shards), k..n);
+            shards.resize(n, vec![0; 100]);
+            ReedSolomon::new(k, n - k).unwrap().encode(&mut shards).unwrap();
+            assert_eq!(ours, &shards[k..], "{k} of {n}");
+        }
+    }
+
+    #[test]
+    fn a_shard_does_not_depend_on_how_many_there_are() {
+        let data = data(4, 50_000);
+        let code = Code::new(4);
+        let (eight, ten) = (code.parity(&slices(&data), 4..8), code.parity(&slices(&data), 4..10));
+        assert_eq!(eight, ten[..4]);
+        assert_eq!(code.parity(&slices(&data), 9..10), ten[5..]);
+    }
+
+    #[test]
+    fn every_k_rebuilds_from_the_shards_farthest_from_the_data() {
+        for k in 1..128 {
+            let data = data(k, 3);
+            let code = Code::new(k);
+            let present: Vec<usize> = (128 - k..128).collect();
+            let all = [data.clone(), code.parity(&slices(&data), k..128)].concat();
+            let decoder = code.decoder(&present).unwrap();
+            let inputs: Vec<&[u8]> = present.iter().map(|shard| &all[*shard][..]).collect();
+            for wanted in [0, k / 2, k - 1, 64] {
+                let mut out = vec![0; 3];
+                decoder.rebuild(wanted, &inputs, &mut out);
+                assert_eq!(out, all[wanted], "{wanted} of {k}");
+            }
+        }
+    }
+
+    #[test]
+    fn too_few_or_repeated_shards_have_no_decoder() {
+        let code = Code::new(3);
+        assert!(code.decoder(&[0, 5]).is_none());
+        assert!(code.decoder(&[0, 5, 5]).is_none());
+        assert!(code.decoder(&[7, 5, 6]).is_some());
+    }
+
+    #[test]
+    fn copies_are_copies() {
+        let data = data(1, 40_000);
+        assert!(Code::new(1).parity(&slices(&data), 1..5).iter().all(|copy| *copy == data[0]));
+    }
+}

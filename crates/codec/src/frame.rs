@@ -307,3 +307,152 @@ pub fn chunk_in<'a>(frame: &'a [u8], place: &FramePlace, id: &ChunkId, id_key: &
     let chunk = start.checked_add(place.bytes as usize).and_then(|end| frame.get(start..end));
     chunk.filter(|chunk| id_key.id(chunk) == *id).ok_or(OpenError::Chunk { id: *id })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
+    const KEY: PackKey = PackKey::new([1; 32]);
+    const PACK: PackId = PackId([2; 32]);
+
+    fn id_key() -> ChunkIdKey {
+        ChunkIdKey::new([3; 32])
+    }
+
+    fn random(bytes: usize) -> Vec<u8> {
+        let mut data = vec![0; bytes];
+        StdRng::seed_from_u64(bytes as u64).fill_bytes(&mut data);
+        data
+    }
+
+    fn text(bytes: usize) -> Vec<u8> {
+        b"the owner keeps the pack until all of it is durable; ".repeat(bytes / 50 + 1)[..bytes].to_vec()
+    }
+
+    fn draft(chunks: &[Vec<u8>]) -> FrameDraft {
+        let mut draft = FrameDraft::default();
+        chunks.iter().for_each(|chunk| draft.push(id_key().id(chunk), chunk));
+        draft
+    }
+
+    fn frame(chunks: &[Vec<u8>]) -> Frame {
+        let FrameDraft { raw, chunks } = draft(chunks);
+        FrameCompressor::new().unwrap().frame(&raw, chunks).unwrap()
+    }
+
+    fn sealed(inside: &[u8], number: u64) -> Vec<u8> {
+        let mut sealed = vec![0; inside.len() + TAG_BYTES];
+        seal::seal_into(&KEY, number, &frame_associated_data(&PACK, number), inside, &mut sealed);
+        sealed
+    }
+
+    fn forged(compression: u8, raw_bytes: u64, lengths: &[u64], packed: &[u8]) -> Result<Vec<u8>, OpenError> {
+        let mut w = Writer::default();
+        w.bytes(&[compression]);
+        w.varint(raw_bytes);
+        w.varint(lengths.len() as u64);
+        lengths.iter().for_each(|bytes| w.varint(*bytes));
+        w.bytes(packed);
+        open_frame(&KEY, &PACK, 0, &sealed(&w.finish(), 0))
+    }
+
+    #[test]
+    fn text_shrinks_and_random_bytes_are_stored() {
+        let (text, random) = (frame(&[text(500_000)]), frame(&[random(500_000)]));
+        assert!(!text.stored && text.inside.len() < 5_000);
+        assert!(random.stored && random.inside.len() < 500_020);
+    }
+
+    #[test]
+    fn the_early_test_does_not_give_up_on_a_mixture() {
+        let mixed = [random(200_000), text(200_000), random(200_000), text(400_000)].concat();
+        assert!(!frame(&[mixed]).stored);
+    }
+
+    #[test]
+    fn any_damage_is_found() {
+        let frame = frame(&[text(3000), random(2000)]);
+        let good = sealed(&frame.inside, 5);
+        let mut rng = StdRng::seed_from_u64(1);
+        for at in (0..good.len()).step_by(3) {
+            let mut bad = good.clone();
+            bad[at] ^= 1 << (rng.next_u32() % 8);
+            assert!(matches!(open_frame(&KEY, &PACK, 5, &bad), Err(OpenError::Seal { frame: 5 })));
+        }
+        for bytes in 0..TAG_BYTES + 2 {
+            assert!(open_frame(&KEY, &PACK, 5, &good[..bytes]).is_err());
+        }
+        assert!(open_frame(&KEY, &PACK, 4, &good).is_err());
+        assert!(open_frame(&KEY, &PackId([9; 32]), 5, &good).is_err());
+        assert!(open_frame(&PackKey::new([9; 32]), &PACK, 5, &good).is_err());
+        assert!(open_frame(&KEY, &PACK, 5, &good).is_ok());
+    }
+
+    #[test]
+    fn what_a_faulty_program_sealed_is_refused() {
+        let packed = zstd::bulk::compress(&text(9000), 3).unwrap();
+        assert_eq!(forged(ZSTD, 9000, &[4000, 5000], &packed).unwrap(), text(9000));
+        let huge = zstd::bulk::compress(&vec![0; 64 << 20], 3).unwrap();
+        assert!(matches!(forged(ZSTD, 9000, &[9000], &huge), Err(OpenError::Decompress { .. })));
+        assert!(matches!(forged(ZSTD, 8999, &[8999], &packed), Err(OpenError::Decompress { .. })));
+        assert!(matches!(forged(ZSTD, 9001, &[9001], &packed), Err(OpenError::Decompress { .. })));
+        assert!(matches!(forged(STORED, 5, &[5], b"four"), Err(OpenError::Decompress { .. })));
+        assert!(matches!(forged(2, 4, &[4], b"four"), Err(OpenError::Decode { .. })));
+        assert!(matches!(forged(STORED, 4, &[3], b"four"), Err(OpenError::Decode { .. })));
+        assert!(matches!(forged(STORED, 4, &[4, 0], b"four"), Err(OpenError::Decode { .. })));
+        assert!(matches!(forged(STORED, 3 << 20, &[], b""), Err(OpenError::Decode { .. })));
+    }
+
+    #[test]
+    fn a_chunk_is_given_only_under_its_own_id() {
+        let content = text(1000);
+        let id = id_key().id(&content[100..200]);
+        let place = |offset, bytes| FramePlace { frame: 0, frame_offset: 0, frame_sealed_bytes: 0, offset, bytes };
+        assert_eq!(chunk_in(&content, &place(100, 100), &id, &id_key()).unwrap(), &content[100..200]);
+        for (offset, bytes) in [(101, 100), (100, 99), (990, 100), (u32::MAX, u32::MAX), (2000, 0)] {
+            assert!(matches!(chunk_in(&content, &place(offset, bytes), &id, &id_key()), Err(OpenError::Chunk { .. })));
+        }
+        assert!(chunk_in(&content, &place(100, 100), &id, &ChunkIdKey::new([8; 32])).is_err());
+    }
+
+    #[test]
+    fn drafts_that_do_not_add_up_are_refused() {
+        let mut compressor = FrameCompressor::new().unwrap();
+        let id = ChunkId([0; 32]);
+        for (raw, lengths) in
+            [(10, vec![9]), (10, vec![10, 0]), (10, vec![]), (2 << 20, vec![2 << 20]), ((2 << 20) + 1, vec![1 << 20, 1 << 20, 1])]
+        {
+            let chunks = lengths.into_iter().map(|bytes| (id, bytes)).collect();
+            assert!(matches!(compressor.frame(&vec![0; raw], chunks), Err(CompressError::Chunks { .. })));
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn frames_come_back(
+            lengths in proptest::collection::vec(1_usize..200_000, 1..9),
+            is_random: bool,
+            number: u32,
+        ) {
+            let chunks: Vec<Vec<u8>> = lengths.iter().map(|bytes| if is_random { random(*bytes) } else { text(*bytes) }).collect();
+            let frame = frame(&chunks);
+            let mut content = random(77);
+            let found = FrameOpener::default()
+                .open_into(&KEY, &PACK, u64::from(number), &sealed(&frame.inside, u64::from(number)), &mut content)
+                .unwrap();
+            prop_assert_eq!(found.into_iter().map(|bytes| bytes as usize).collect::<Vec<_>>(), lengths);
+            prop_assert_eq!(content, chunks.concat());
+        }
+
+        #[test]
+        fn no_inside_panics(inside in proptest::collection::vec(any::<u8>(), 0..200), first in 0_u8..3) {
+            let inside = [&[first][..], &inside].concat();
+            let _ = open_frame(&KEY, &PACK, 0, &sealed(&inside, 0));
+        }
+    }
+}

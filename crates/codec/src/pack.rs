@@ -109,10 +109,24 @@ impl PackAssembler {
     pub fn flush(&mut self, rng: &mut impl CryptoRng) -> Result<Vec<FinishedPack>, CompressError> {
         let mut packs = Vec::new();
         while !self.frames.is_empty() {
-            let class = next_class(self.room_needed(), self.target, u64::from(self.pack_overhead_bytes));
+            let class = next_class(&self.chunks_bytes(), self.target, self.pack_overhead_bytes as usize);
             packs.extend(self.take(class, rng)?);
         }
         Ok(packs)
+    }
+
+    /// About what each waiting chunk takes in a pack. A frame is counted with its first chunk.
+    fn chunks_bytes(&self) -> Vec<usize> {
+        let of_frame = |frame: &Frame| {
+            let (packed, raw) = (frame.packed_bytes as u64, frame.raw_bytes.max(1) as u64);
+            let mut extra = frame.sealed_bytes() - frame.packed_bytes + FRAME_ROW_BYTES;
+            let bytes = frame
+                .chunks
+                .iter()
+                .map(move |(_, bytes)| (u64::from(*bytes) * packed).div_ceil(raw) as usize + std::mem::take(&mut extra));
+            bytes.collect::<Vec<_>>()
+        };
+        self.frames.iter().flat_map(of_frame).collect()
     }
 
     /// A pack of `class`, or of the next larger one that holds the first frame.
@@ -192,12 +206,6 @@ impl PackAssembler {
         self.frames_bytes -= frame.sealed_bytes();
         Some(frame)
     }
-
-    fn room_needed(&self) -> u64 {
-        let mut room = Room::default();
-        self.frames.iter().for_each(|frame| room.add(frame.sealed_bytes()));
-        room.needed() as u64
-    }
 }
 
 /// A frame is cut where otherwise more than one part in so many of a pack would be padding.
@@ -215,26 +223,45 @@ fn prefix(chunks: &[(ChunkId, u32)], bytes_max: usize) -> (usize, usize) {
     (0, 0)
 }
 
-/// The size of the next pack where `bytes` wait and no more will come: the first of the cheapest series of descending sizes, at a
-/// price of a pack's bytes and `overhead` for each.
-fn next_class(bytes: u64, target: SizeClass, overhead: u64) -> SizeClass {
-    let (mut rest, mut spent, mut first) = (bytes, 0, None);
-    let mut best: Option<(u64, SizeClass)> = None;
-    for class in SizeClass::ALL.into_iter().rev().filter(|class| *class <= target) {
-        let each = u64::from(class.bytes());
-        let price = spent + rest.div_ceil(each) * (each + overhead);
-        if best.is_none_or(|(cheapest, _)| price < cheapest) {
-            best = Some((price, first.unwrap_or(class)));
+/// The size of the next pack where `chunks` of these lengths wait and no more will come. Seven series are compared, one for each
+/// size: full packs of the larger sizes, each as long as what waits would fill it, then packs of this size until nothing is left.
+/// A series costs the bytes of its packs and `overhead` for each; the first size of the cheapest is the answer.
+fn next_class(chunks: &[usize], target: SizeClass, overhead: usize) -> SizeClass {
+    let largest_first = || SizeClass::ALL.into_iter().rev().filter(move |class| *class <= target);
+    let series = largest_first().filter_map(|last| {
+        let (mut rest, mut rest_bytes, mut cost, mut first) = (chunks, chunks.iter().sum::<usize>(), 0, None);
+        for class in largest_first().take_while(|class| *class >= last) {
+            let is_last = class == last;
+            while !rest.is_empty() && (is_last || rest_bytes + PACK_ROW_BYTES >= class.bytes() as usize) {
+                let (class, count, bytes) = simulate_fill(rest, class);
+                (rest, rest_bytes) = (&rest[count..], rest_bytes - bytes);
+                cost += class.bytes() as usize + overhead;
+                first = first.or(Some(class));
+            }
         }
-        let full = rest / each;
-        if full > 0 {
-            first = first.or(Some(class));
-        }
-        spent += full * (each + overhead);
-        rest -= full * each;
-    }
-    best.map_or(target, |(_, class)| class)
+        first.map(|first| (cost, first))
+    });
+    series.min_by_key(|(cost, _)| *cost).map_or(target, |(_, first)| first)
 }
+
+/// How many of the first chunks a pack of `class` holds, or of the size that the first of them needs, and how long they are.
+fn simulate_fill(chunks: &[usize], class: SizeClass) -> (SizeClass, usize, usize) {
+    let needed = chunks.first().map_or(0, |first| first + PACK_ROW_BYTES) as u64;
+    let class = SizeClass::holding(needed).map_or(class, |holding| holding.max(class));
+    let (mut count, mut bytes) = (0, 0);
+    for next in chunks {
+        if count > 0 && bytes + next + PACK_ROW_BYTES > class.bytes() as usize {
+            break;
+        }
+        (count, bytes) = (count + 1, bytes + next);
+    }
+    (class, count, bytes)
+}
+
+/// What a frame takes in a pack's table, in bytes.
+const FRAME_ROW_BYTES: usize = 3;
+/// What a pack takes beside its frames, in bytes, and what the head of a cut frame takes.
+const PACK_ROW_BYTES: usize = TRAILER_BYTES + TAG_BYTES + 3 + 32;
 
 /// Adds up what a pack needs for its frames, its table and its trailer.
 #[derive(Default)]
@@ -421,3 +448,257 @@ fn slice<'a>(pack: &'a [u8], range: &Range<u32>) -> Option<&'a [u8]> {
 }
 
 const _: () = assert!(limits::PACK_BYTES_MAX == SizeClass::M16.bytes() as u64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::{chunk_in, open_frame};
+    use proptest::prelude::*;
+    use rand::rngs::StdRng;
+    use rand::{Rng, RngExt, SeedableRng};
+
+    fn id_key() -> ChunkIdKey {
+        ChunkIdKey::new([3; 32])
+    }
+
+    /// Random bytes, or such that shrink to about half.
+    fn chunk(bytes: usize, is_text: bool, rng: &mut StdRng) -> Vec<u8> {
+        let mut chunk = vec![0; bytes];
+        rng.fill_bytes(&mut chunk);
+        if is_text {
+            chunk.iter_mut().for_each(|byte| *byte = b'a' + *byte % 16);
+        }
+        chunk
+    }
+
+    fn push_all(assembler: &mut PackAssembler, chunks: &[Vec<u8>], rng: &mut StdRng) -> Vec<FinishedPack> {
+        let (mut draft, mut packs) = (FrameDraft::default(), Vec::new());
+        for chunk in chunks {
+            draft.push(id_key().id(chunk), chunk);
+            if draft.is_full() {
+                assembler.push(std::mem::take(&mut draft)).unwrap();
+                while let Some(pack) = assembler.take_full(rng).unwrap() {
+                    packs.push(pack);
+                }
+            }
+        }
+        assembler.push(draft).unwrap();
+        packs
+    }
+
+    fn assemble(chunks: &[Vec<u8>], target: SizeClass, rng: &mut StdRng) -> Vec<FinishedPack> {
+        let mut assembler = PackAssembler::new(target, pack_overhead_bytes(4, 8)).unwrap();
+        let mut packs = push_all(&mut assembler, chunks, rng);
+        packs.extend(assembler.flush(rng).unwrap());
+        assert!(assembler.is_empty() && assembler.waiting_bytes() == 0);
+        packs
+    }
+
+    /// Every chunk is in exactly one pack, where the pack says, and the pack itself says so too.
+    fn check(packs: &[FinishedPack], chunks: &[Vec<u8>]) {
+        let mut expected: Vec<(ChunkId, &Vec<u8>)> = chunks.iter().map(|chunk| (id_key().id(chunk), chunk)).collect();
+        let mut found = Vec::new();
+        for pack in packs {
+            assert_eq!(pack.bytes.len(), pack.class.bytes() as usize);
+            assert_eq!(read_chunks(&pack.id, &pack.key, &id_key(), &pack.bytes).unwrap(), pack.chunks);
+            let (mut content, mut opened) = (Vec::new(), None);
+            for (id, place) in &pack.chunks {
+                let sealed = place.frame_offset as usize..(place.frame_offset + place.frame_sealed_bytes) as usize;
+                if opened != Some(place.frame) {
+                    content = open_frame(&pack.key, &pack.id, place.frame, &pack.bytes[sealed]).unwrap();
+                    opened = Some(place.frame);
+                }
+                found.push((*id, chunk_in(&content, place, id, &id_key()).unwrap().to_vec()));
+            }
+        }
+        found.sort();
+        expected.sort();
+        assert!(found.iter().map(|(id, chunk)| (id, chunk)).eq(expected.iter().map(|(id, chunk)| (id, *chunk))));
+    }
+
+    #[test]
+    fn a_tiny_flush_is_one_smallest_pack() {
+        let rng = &mut StdRng::seed_from_u64(1);
+        let chunks = [chunk(300, true, rng)];
+        let packs = assemble(&chunks, SizeClass::M16, rng);
+        assert_eq!(packs.iter().map(|pack| pack.class).collect::<Vec<_>>(), [SizeClass::K4]);
+        check(&packs, &chunks);
+    }
+
+    #[test]
+    fn nothing_makes_no_pack() {
+        let rng = &mut StdRng::seed_from_u64(1);
+        let mut assembler = PackAssembler::new(SizeClass::M16, 0).unwrap();
+        assembler.push(FrameDraft::default()).unwrap();
+        assert!(assembler.take_full(rng).unwrap().is_none() && assembler.flush(rng).unwrap().is_empty());
+    }
+
+    #[test]
+    fn full_packs_are_nearly_full() {
+        let rng = &mut StdRng::seed_from_u64(1);
+        for is_text in [true, false] {
+            let chunks: Vec<_> = (0..if is_text { 800 } else { 300 })
+                .map(|_| {
+                    let bytes = rng.random_range(1_000..130_000);
+                    chunk(bytes, is_text, rng)
+                })
+                .collect();
+            let packs = assemble(&chunks, SizeClass::M4, rng);
+            check(&packs, &chunks);
+            let full: Vec<_> = packs.iter().filter(|pack| pack.class == SizeClass::M4).collect();
+            assert!(full.len() > 2);
+            let padding: u32 = full.iter().map(|pack| pack.padding_bytes).sum();
+            assert!(padding < full.len() as u32 * SizeClass::M4.bytes() / 40, "{padding}");
+        }
+    }
+
+    #[test]
+    fn a_flush_wastes_little() {
+        let rng = &mut StdRng::seed_from_u64(2);
+        for total in [10_000, 30_000, 70_000, 150_000, 300_000, 700_000, 1_100_000, 3_000_000, 9_000_000] {
+            for is_text in [true, false] {
+                let mut chunks = Vec::new();
+                while chunks.iter().map(Vec::len).sum::<usize>() < total {
+                    let bytes = rng.random_range(200..12_000);
+                    chunks.push(chunk(bytes, is_text, rng));
+                }
+                let packs = assemble(&chunks, SizeClass::M16, rng);
+                check(&packs, &chunks);
+                let stored: u32 = packs.iter().map(|pack| pack.class.bytes()).sum();
+                let padding: u32 = packs.iter().map(|pack| pack.padding_bytes).sum();
+                let allowed = stored / 8 + 2 * pack_overhead_bytes(4, 8);
+                assert!(padding <= allowed, "{padding} of {stored} for {total}, {} packs", packs.len());
+                assert!(packs.len() <= 16);
+                assert!(packs.windows(2).all(|pair| pair[0].class >= pair[1].class));
+            }
+        }
+    }
+
+    #[test]
+    fn a_dear_pack_is_rather_padded() {
+        let check = |bytes: usize, each: usize, overhead, expected| {
+            let chunks = vec![each; bytes / each];
+            assert_eq!(next_class(&chunks, SizeClass::M16, overhead), expected, "{bytes} in {each}");
+        };
+        check(30_000, 500, 0, SizeClass::K16);
+        check(30_000, 500, 40_000, SizeClass::K64);
+        check(40_000, 10_000, 6_720, SizeClass::K64);
+        check(900_000, 1_000, 4_096, SizeClass::K256);
+        check(1_040_000, 1_000, 4_096, SizeClass::M1);
+        check(40 << 20, 1_000, 4_096, SizeClass::M16);
+        check(1, 1, 4_096, SizeClass::K4);
+        check(70_000, 70_000, 4_096, SizeClass::K256);
+    }
+
+    #[test]
+    fn the_largest_chunk_of_each_profile_stays_in_its_size() {
+        use crate::chunk::{Profile, WHOLE_BYTES_MAX};
+        let rng = &mut StdRng::seed_from_u64(3);
+        for (bytes, expected) in [
+            (WHOLE_BYTES_MAX, SizeClass::K64),
+            (Profile::MUTABLE.max, SizeClass::K256),
+            (Profile::GENERAL.max, SizeClass::K256),
+            (Profile::MEDIA.max, SizeClass::M1),
+        ] {
+            let packs = assemble(&[chunk(bytes, false, rng)], SizeClass::M16, rng);
+            assert_eq!(packs.iter().map(|pack| pack.class).collect::<Vec<_>>(), [expected]);
+        }
+    }
+
+    #[test]
+    fn padding_looks_like_the_rest() {
+        let rng = &mut StdRng::seed_from_u64(4);
+        let pack = &assemble(&[chunk(40_000, false, rng)], SizeClass::M16, rng)[0];
+        let padding =
+            &pack.bytes[pack.bytes.len() - TRAILER_BYTES - pack.padding_bytes as usize..][..pack.padding_bytes as usize];
+        let mut counts = [0; 256];
+        padding.iter().for_each(|byte| counts[usize::from(*byte)] += 1);
+        let even = padding.len() / 256;
+        assert!(even > 50 && counts.iter().all(|count| (even / 2..even * 2).contains(count)));
+    }
+
+    #[test]
+    fn packs_of_one_seed_are_equal_and_of_two_are_not() {
+        let rng = &mut StdRng::seed_from_u64(5);
+        let chunks: Vec<_> = (0..20).map(|_| chunk(20_000, true, rng)).collect();
+        let bytes = |seed| assemble(&chunks, SizeClass::M16, &mut StdRng::seed_from_u64(seed)).concat_bytes();
+        assert_eq!(bytes(1), bytes(1));
+        assert_ne!(bytes(1), bytes(2));
+    }
+
+    trait ConcatBytes {
+        fn concat_bytes(self) -> Vec<u8>;
+    }
+
+    impl ConcatBytes for Vec<FinishedPack> {
+        fn concat_bytes(self) -> Vec<u8> {
+            self.into_iter().flat_map(|pack| pack.bytes).collect()
+        }
+    }
+
+    #[test]
+    fn damage_anywhere_but_in_padding_is_found() {
+        let rng = &mut StdRng::seed_from_u64(6);
+        let chunks: Vec<_> = (0..5).map(|_| chunk(500, false, rng)).collect();
+        let pack = &assemble(&chunks, SizeClass::M16, rng)[0];
+        let end = pack.bytes.len();
+        let padding = end - TRAILER_BYTES - pack.padding_bytes as usize..end - TRAILER_BYTES;
+        for at in 0..end {
+            let mut bad = pack.bytes.clone();
+            bad[at] ^= 1 << (at % 8);
+            let read = read_chunks(&pack.id, &pack.key, &id_key(), &bad);
+            assert_eq!(read.is_ok(), padding.contains(&at), "{at}");
+        }
+        assert!(read_table(&PackId([0; 32]), &pack.key, &pack.bytes).is_err());
+        assert!(read_table(&pack.id, &PackKey::new([0; 32]), &pack.bytes).is_err());
+        assert!(read_table(&pack.id, &pack.key, &pack.bytes[1..]).is_err());
+        assert!(read_table(&pack.id, &pack.key, &[]).is_err());
+    }
+
+    #[test]
+    fn tables_of_a_faulty_program_are_refused() {
+        let trailer = |offset: u32, bytes: u32| [offset.to_le_bytes(), bytes.to_le_bytes()].concat();
+        assert_eq!(read_trailer_inside(&trailer(100, 20), SizeClass::K4).unwrap(), 100..120);
+        for (offset, bytes) in [(4096, 20), (u32::MAX, 2), (4060, 20), (0, u32::MAX)] {
+            assert!(read_trailer_inside(&trailer(offset, bytes), SizeClass::K4).is_err());
+        }
+        assert!(read_trailer_inside(&[0; 9], SizeClass::K4).is_err());
+        assert_eq!(read_table_inside(&[2, 40, 60], 100).unwrap(), [0..40, 40..100]);
+        for bad in [&[][..], &[2, 40], &[2, 40, 61], &[2, 40, 59], &[2, 40, 60, 0], &[200, 1], &[1, 0xff, 0xff, 0xff, 0xff, 0x7f]]
+        {
+            assert!(read_table_inside(bad, 100).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn workers_may_be_threads() {
+        fn is_send<T: Send>() {}
+        is_send::<PackAssembler>();
+        is_send::<FrameDraft>();
+        is_send::<FinishedPack>();
+        is_send::<FrameOpener>();
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn any_chunks_come_back(
+            sizes in proptest::collection::vec((1_usize..60_000, any::<bool>()), 1..40),
+            large in proptest::collection::vec(500_000_usize..1_048_577, 0..3),
+            target in 4_usize..7,
+            seed: u64,
+        ) {
+            let rng = &mut StdRng::seed_from_u64(seed);
+            let sizes = sizes.into_iter().chain(large.into_iter().map(|bytes| (bytes, false)));
+            let chunks: Vec<_> = sizes.map(|(bytes, is_text)| chunk(bytes, is_text, rng)).collect();
+            check(&assemble(&chunks, SizeClass::ALL[target], rng), &chunks);
+        }
+
+        #[test]
+        fn no_table_panics(plain in proptest::collection::vec(any::<u8>(), 0..40), start in 0_u32..5000) {
+            let _ = read_table_inside(&plain, start);
+            let _ = read_trailer_inside(&plain, SizeClass::K4);
+        }
+    }
+}

@@ -292,3 +292,132 @@ pub fn open_head(head: &Head, secret: &[u8; 32]) -> Result<HeadBody, OpenHeadErr
         _ => Err(DecodeError::Invalid("the compression of a head's body").into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use backmesh_format::index::ChunkRef;
+    use backmesh_format::keys::{KeyPair, VaultSecret};
+    use backmesh_format::{ChunkId, MachineId, NodeId, Signed};
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
+    fn rng() -> StdRng {
+        StdRng::seed_from_u64(1)
+    }
+
+    fn writer(secret: &VaultSecret) -> WriterCert {
+        let key = KeyPair::from_secret(&[5; 32]).public();
+        WriterCert {
+            vault: secret.vault(),
+            seat: 3,
+            generation: 2,
+            writer: key,
+            sealing: sealing_key(&secret.unsealing_secret(2)),
+            node: NodeId(key.0),
+            machine: MachineId([6; 32]),
+            written_at: 7,
+        }
+    }
+
+    /// A body whose ids do not compress.
+    fn body(chunks: usize) -> HeadBody {
+        let mut rng = rng();
+        let older = (0..chunks).map(|_| {
+            let mut id = [0; 32];
+            rng.fill_bytes(&mut id);
+            ChunkRef { id: ChunkId(id), bytes: 9 }
+        });
+        HeadBody { snapshots: Vec::new(), older: older.collect(), segments: Vec::new(), domains: Vec::new() }
+    }
+
+    fn head(secret: &VaultSecret, body: &HeadBody, sequence: u64) -> Head {
+        let writer = writer(secret);
+        let (keys, sealed) = seal_head(body, &writer, sequence, &[writer.sealing], &mut rng()).unwrap();
+        Head { writer: Signed::new(writer, &[&secret.root()]), sequence, previous: None, written_at: 1, keys, sealed }
+    }
+
+    #[test]
+    fn a_key_opens_for_its_recipient_only() {
+        let (key, secret) = (PackKey::random(&mut rng()), [7; 32]);
+        let slot = seal_key(&key, &sealing_key(&secret), &mut rng()).unwrap();
+        assert_eq!(open_key(&slot, &secret).unwrap().as_bytes(), key.as_bytes());
+        assert_eq!(open_key(&slot, &[8; 32]).unwrap_err(), OpenKeyError::OtherRecipient(slot.recipient));
+        let renamed = KeySlot { recipient: sealing_key(&[8; 32]), ..slot };
+        assert_eq!(open_key(&renamed, &[8; 32]).unwrap_err(), OpenKeyError::Damaged);
+        for at in 0..48 {
+            let mut bad = slot.clone();
+            bad.sealed[at] ^= 1;
+            assert_eq!(open_key(&bad, &secret).unwrap_err(), OpenKeyError::Damaged);
+        }
+        for at in 0..32 {
+            let mut bad = slot.clone();
+            bad.encapsulated[at] ^= 4;
+            assert_eq!(open_key(&bad, &secret).unwrap_err(), OpenKeyError::Damaged);
+        }
+    }
+
+    #[test]
+    fn the_right_one_of_several_slots_is_found() {
+        let key = PackKey::random(&mut rng());
+        let recipients: Vec<SealingKey> = (1..4).map(|byte| sealing_key(&[byte; 32])).collect();
+        let slots = seal_key_to_all(&key, &recipients, &mut rng()).unwrap();
+        for byte in 1..4 {
+            assert_eq!(open_any_key(&slots, &[byte; 32]).unwrap().as_bytes(), key.as_bytes());
+        }
+        assert!(open_any_key(&slots, &[9; 32]).is_err());
+        assert!(open_any_key(&[], &[9; 32]).is_err());
+    }
+
+    #[test]
+    fn degenerate_recipients_are_refused() {
+        assert!(matches!(seal_key(&PackKey::new([1; 32]), &SealingKey([0; 32]), &mut rng()), Err(SealKeyError::Recipient(_))));
+    }
+
+    #[test]
+    fn heads_come_back_and_hide_their_length() {
+        let secret = VaultSecret::new([1; 32]);
+        for (chunks, expected) in [(0, 4096), (100, 4096), (130, 8192), (1100, 65536)] {
+            let body = body(chunks);
+            let head = head(&secret, &body, 9);
+            assert_eq!(head.sealed.0.len(), expected, "{chunks}");
+            assert_eq!(open_head(&head, &secret.unsealing_secret(2)).unwrap(), body);
+        }
+    }
+
+    #[test]
+    fn a_head_is_bound_to_its_place() {
+        let secret = VaultSecret::new([1; 32]);
+        let unsealing = secret.unsealing_secret(2);
+        let good = head(&secret, &body(3), 9);
+        let replayed = Head { sequence: 10, ..good.clone() };
+        assert!(matches!(open_head(&replayed, &unsealing), Err(OpenHeadError::Seal)));
+        let moved = WriterCert { seat: 4, ..writer(&secret) };
+        let moved = Head { writer: Signed::new(moved, &[&secret.root()]), ..good.clone() };
+        assert!(matches!(open_head(&moved, &unsealing), Err(OpenHeadError::Seal)));
+        assert!(matches!(
+            open_head(&good, &secret.unsealing_secret(1)),
+            Err(OpenHeadError::Key(OpenKeyError::OtherRecipient(_)))
+        ));
+        for at in (0..good.sealed.0.len()).step_by(97) {
+            let mut bad = good.clone();
+            bad.sealed.0[at] ^= 0x10;
+            assert!(matches!(open_head(&bad, &unsealing), Err(OpenHeadError::Seal)));
+        }
+        let short = Head { sealed: Bytes(vec![1; 15]), ..good };
+        assert!(matches!(open_head(&short, &unsealing), Err(OpenHeadError::Seal)));
+    }
+
+    #[test]
+    fn a_head_that_cannot_be_held_is_not_sealed() {
+        let secret = VaultSecret::new([1; 32]);
+        let writer = writer(&secret);
+        let sealed = seal_head(&body(20_000), &writer, 1, &[writer.sealing], &mut rng());
+        assert!(matches!(sealed, Err(SealHeadError::TooLong { .. })));
+    }
+
+    #[test]
+    fn keys_are_not_printed() {
+        assert_eq!(format!("{:?}", PackKey::new([0xab; 32])), "PackKey(..)");
+    }
+}

@@ -15,6 +15,7 @@ use backmesh_format::pack::SizeClass;
 use backmesh_format::stripe::{Purpose, Stripe, shard_bytes};
 use backmesh_format::{ChunkId, CopysetId, PackId, SealingKey, Signed, VaultId, limits};
 use rand_core::CryptoRng;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use thiserror::Error;
 
@@ -185,7 +186,7 @@ pub fn check(
 ) -> Result<(), CheckError> {
     check_shape(k, shards.len())?;
     let code = Code::new(k);
-    let mut source = PackSource::new(&code, shards, chosen)?;
+    let mut source = PackSource::new(&code, class, shards, chosen)?;
     let table = pack::open_trailer(pack, key, class, source.read(&pack::trailer_range(class)))?;
     let frames = pack::open_table(pack, key, &table, source.read(&table))?;
     let (mut opener, mut content, mut rest) = (FrameOpener::default(), Vec::new(), chunks);
@@ -213,12 +214,16 @@ struct PackSource<'a> {
 }
 
 impl<'a> PackSource<'a> {
-    fn new(code: &'a Code, shards: &'a [Vec<u8>], chosen: &[usize]) -> Result<Self, CodeError> {
+    fn new(code: &'a Code, class: SizeClass, shards: &'a [Vec<u8>], chosen: &[usize]) -> Result<Self, CodeError> {
         let too_few = CodeError::TooFew { present: chosen.len(), k: code.k() };
         let decoder = code.decoder(chosen).ok_or(too_few)?;
         let numbered = decoder.present.iter().map(|shard| (*shard, shards.get(*shard).map_or(&[][..], |bytes| &bytes[..])));
         let numbered: Vec<(usize, &[u8])> = numbered.collect();
         let part = same_length(&numbered)?;
+        let expected = (class.bytes() as usize).div_ceil(code.k());
+        if part != expected {
+            return Err(CodeError::Length { shard: chosen.first().copied().unwrap_or(0), found: part, expected });
+        }
         Ok(Self { decoder, inputs: numbered.into_iter().map(|(_, bytes)| bytes).collect(), part, scratch: Vec::new() })
     }
 
@@ -275,10 +280,10 @@ pub fn rebuild_range(k: usize, present: &[(usize, &[u8])], wanted: usize) -> Res
     if let Some((_, bytes)) = present.iter().find(|(shard, _)| *shard == wanted) {
         return Ok(bytes.to_vec());
     }
+    let different: BTreeMap<usize, &[u8]> = present.iter().copied().collect();
+    let (numbers, inputs): (Vec<usize>, Vec<&[u8]>) = different.into_iter().take(k).unzip();
     let code = Code::new(k);
-    let numbers: Vec<usize> = present.iter().map(|(shard, _)| *shard).collect();
-    let decoder = code.decoder(&numbers).ok_or(CodeError::TooFew { present: present.len(), k })?;
-    let inputs: Vec<&[u8]> = present.iter().take(k).map(|(_, bytes)| *bytes).collect();
+    let decoder = code.decoder(&numbers).ok_or(CodeError::TooFew { present: numbers.len(), k })?;
     let mut out = vec![0; bytes];
     decoder.rebuild(wanted, &inputs, &mut out);
     Ok(out)
@@ -305,7 +310,8 @@ pub fn rebuild(k: usize, shards: &mut Vec<Option<Vec<u8>>>, wanted: &[usize]) ->
 /// # Errors
 /// `TooFew` where one is missing, `Length` where one is not as long as the pack's size says.
 pub fn join(class: SizeClass, k: u8, shards: &[Option<Vec<u8>>]) -> Result<Vec<u8>, CodeError> {
-    let expected = shard_bytes(class, k.max(1)) as usize;
+    check_shape(usize::from(k), limits::SHARDS_MAX)?;
+    let expected = shard_bytes(class, k) as usize;
     let mut pack = Vec::with_capacity(expected * usize::from(k));
     for shard in 0..usize::from(k) {
         let missing = || CodeError::TooFew { present: shards.iter().flatten().count(), k: usize::from(k) };
@@ -317,4 +323,215 @@ pub fn join(class: SizeClass, k: u8, shards: &[Option<Vec<u8>>]) -> Result<Vec<u
     }
     pack.truncate(class.bytes() as usize);
     Ok(pack)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::FrameDraft;
+    use crate::pack::{PackAssembler, pack_overhead_bytes};
+    use proptest::prelude::*;
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
+    const SECRET: [u8; 32] = [4; 32];
+
+    fn id_key() -> ChunkIdKey {
+        ChunkIdKey::new([3; 32])
+    }
+
+    fn template(k: u8, n: u8) -> StripeTemplate {
+        let (vault, copyset) = (VaultId([1; 32]), CopysetId([2; 32]));
+        StripeTemplate { vault, copyset, purpose: Purpose::Data, k, n, generation: 6, seat: 1 }
+    }
+
+    fn random(bytes: usize) -> Vec<u8> {
+        let mut data = vec![0; bytes];
+        StdRng::seed_from_u64(bytes as u64).fill_bytes(&mut data);
+        data
+    }
+
+    /// A pack of chunks of 5,000 random bytes each.
+    fn finished(chunks: u8) -> FinishedPack {
+        let mut assembler = PackAssembler::new(SizeClass::M16, pack_overhead_bytes(4, 8)).unwrap();
+        for number in 0..chunks {
+            let chunk = [&[number][..], &random(4_999)].concat();
+            let mut draft = FrameDraft::default();
+            draft.push(id_key().id(&chunk), &chunk);
+            assembler.push(draft).unwrap();
+        }
+        assembler.flush(&mut StdRng::seed_from_u64(1)).unwrap().swap_remove(0)
+    }
+
+    fn built(pack: FinishedPack, k: u8, n: u8) -> BuiltStripe {
+        let writer = KeyPair::from_secret(&[5; 32]);
+        let recipients = [seal::sealing_key(&SECRET)];
+        build(pack, &template(k, n), &recipients, &writer, &id_key(), &mut StdRng::seed_from_u64(2)).unwrap()
+    }
+
+    #[test]
+    fn the_record_says_what_the_shards_are() {
+        for (k, n) in [(1, 1), (1, 4), (3, 3), (4, 8), (5, 8), (20, 34), (127, 128)] {
+            let pack = finished(12);
+            let (bytes, chunks) = (pack.bytes.clone(), pack.chunks.clone());
+            let built = built(pack, k, n);
+            let record = &built.record;
+            record.check().unwrap();
+            assert!(record.signed_by(&KeyPair::from_secret(&[5; 32]).public()));
+            assert_eq!(record.pack_root, tree::root(&bytes));
+            assert_eq!(record.n(), usize::from(n));
+            assert_eq!((built.shards.len(), built.chunks.clone()), (usize::from(n), chunks));
+            for (shard, root) in built.shards.iter().zip(&record.shard_roots) {
+                assert_eq!(shard.len(), record.shard_bytes as usize);
+                assert_eq!(tree::root(shard), *root);
+            }
+            let all: Vec<_> = built.shards.into_iter().map(Some).collect();
+            assert_eq!(join(built.class, k, &all).unwrap(), bytes);
+            let key = seal::open_any_key(&record.keys, &SECRET).unwrap();
+            assert_eq!(pack::read_chunks(&record.pack, &key, &id_key(), &bytes).unwrap(), built.chunks);
+        }
+    }
+
+    #[test]
+    fn whole_copies_and_no_parity_need_no_arithmetic() {
+        let pack = random(4096);
+        assert!(encode(pack.clone(), 1, 3).unwrap().iter().all(|copy| *copy == pack));
+        assert_eq!(encode(pack.clone(), 4, 4).unwrap().concat(), pack);
+    }
+
+    #[test]
+    fn impossible_shapes_are_refused() {
+        for (k, n) in [(0, 4), (5, 4), (128, 128), (4, 129)] {
+            assert_eq!(encode(vec![0; 4096], k, n), Err(CodeError::Shape { k, n }));
+        }
+    }
+
+    #[test]
+    fn added_shards_leave_the_others_as_they_are() {
+        let pack = random(65_536);
+        let (eight, ten) = (encode(pack.clone(), 4, 8).unwrap(), encode(pack, 4, 10).unwrap());
+        assert_eq!(eight, ten[..8]);
+        let mut shards: Vec<_> = eight.into_iter().map(Some).collect();
+        (shards[0], shards[2]) = (None, None);
+        rebuild(4, &mut shards, &[9]).unwrap();
+        assert_eq!(shards[9].as_ref(), Some(&ten[9]));
+        assert!(shards[0].is_none() && shards[8].is_none());
+    }
+
+    #[test]
+    fn too_few_or_odd_shards_are_said() {
+        let shards = encode(random(4096), 3, 5).unwrap();
+        let present = |numbers: &[usize]| numbers.iter().map(|shard| (*shard, &shards[*shard][..])).collect::<Vec<_>>();
+        assert_eq!(rebuild_range(3, &present(&[0, 4]), 1), Err(CodeError::TooFew { present: 2, k: 3 }));
+        assert_eq!(rebuild_range(3, &present(&[0, 4, 4]), 1), Err(CodeError::TooFew { present: 2, k: 3 }));
+        assert_eq!(rebuild_range(3, &present(&[0, 4, 4, 2]), 1).as_ref(), Ok(&shards[1]));
+        assert!(matches!(rebuild_range(3, &present(&[0, 4, 2]), 128), Err(CodeError::Number { .. })));
+        let odd = [(0, &shards[0][..]), (4, &shards[4][..9]), (2, &shards[2][..])];
+        assert!(matches!(rebuild_range(3, &odd, 1), Err(CodeError::Length { shard: 4, .. })));
+        let mut missing: Vec<_> = shards.iter().cloned().map(Some).collect();
+        missing[1] = None;
+        assert!(matches!(join(SizeClass::K4, 3, &missing), Err(CodeError::TooFew { .. })));
+    }
+
+    #[test]
+    fn a_range_of_the_pack_is_ranges_of_data_shards() {
+        assert_eq!(parts(&(0..4096), 1024), [(0, 0..1024), (1, 0..1024), (2, 0..1024), (3, 0..1024)]);
+        assert_eq!(parts(&(1000..1030), 1024), [(0, 1000..1024), (1, 0..6)]);
+        assert_eq!(parts(&(1024..2048), 1024), [(1, 0..1024)]);
+        assert!(parts(&(5..5), 1024).is_empty());
+    }
+
+    #[test]
+    fn the_check_finds_a_flip_in_whatever_it_is_made_of() {
+        let pack = finished(12);
+        let (k, padding) = (3, pack.padding_bytes as usize);
+        let shards = encode(pack.bytes.clone(), k, 6).unwrap();
+        let check_all = |shards: &[Vec<u8>], chosen: &[usize]| {
+            check(&pack.id, &pack.key, pack.class, k, shards, chosen, &pack.chunks, &id_key())
+        };
+        for chosen in [[0, 1, 2], [3, 4, 5], [5, 0, 4], [2, 3, 1]] {
+            check_all(&shards, &chosen).unwrap();
+            for shard in 0..6 {
+                let mut bad = shards.clone();
+                bad[shard][77] ^= 0x20;
+                assert_eq!(check_all(&bad, &chosen).is_err(), chosen.contains(&shard), "{shard} of {chosen:?}");
+            }
+        }
+        assert!(padding < shards[0].len() - 1000);
+        assert!(check_all(&shards, &[0, 1]).is_err());
+        assert!(check_all(&shards, &[0, 1, 1]).is_err());
+        assert!(check_all(&shards, &[0, 1, 6]).is_err());
+        assert!(check_all(&vec![Vec::new(); 6], &[0, 1, 2]).is_err());
+    }
+
+    #[test]
+    fn the_check_finds_chunks_that_are_not_those_promised() {
+        let pack = finished(12);
+        let shards = encode(pack.bytes.clone(), 2, 4).unwrap();
+        let check_all =
+            |chunks: &[(ChunkId, FramePlace)]| check(&pack.id, &pack.key, pack.class, 2, &shards, &[1, 3], chunks, &id_key());
+        check_all(&pack.chunks).unwrap();
+        let mut other_id = pack.chunks.clone();
+        other_id[3].0.0[31] ^= 1;
+        let mut other_place = pack.chunks.clone();
+        other_place[3].1.frame_offset += 1;
+        let mut extra = pack.chunks.clone();
+        extra.push(extra[0]);
+        for chunks in [&other_id, &other_place, &extra, &pack.chunks[1..].to_vec(), &pack.chunks[..11].to_vec()] {
+            assert!(check_all(chunks).is_err());
+        }
+    }
+
+    #[test]
+    fn nothing_is_signed_for_a_pack_that_was_damaged_while_it_waited() {
+        let mut pack = finished(12);
+        pack.bytes[5000] ^= 1;
+        let writer = KeyPair::from_secret(&[5; 32]);
+        let recipients = [seal::sealing_key(&SECRET)];
+        let result = build(pack, &template(4, 8), &recipients, &writer, &id_key(), &mut StdRng::seed_from_u64(2));
+        assert!(matches!(result, Err(BuildError::Check(CheckError::Open(_)))));
+    }
+
+    #[test]
+    fn a_pack_that_nobody_could_open_is_not_built() {
+        let writer = KeyPair::from_secret(&[5; 32]);
+        let result = build(finished(1), &template(1, 2), &[], &writer, &id_key(), &mut StdRng::seed_from_u64(2));
+        assert!(matches!(result, Err(BuildError::Recipients { found: 0, .. })));
+    }
+
+    #[test]
+    fn every_choice_is_made_in_the_end() {
+        let rng = &mut StdRng::seed_from_u64(9);
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..300 {
+            let mut choice = random_choice(2, 4, rng);
+            choice.sort_unstable();
+            seen.insert(choice);
+        }
+        assert_eq!(seen.len(), 6);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn any_k_shards_give_any_shard_and_any_range(
+            k in 1_usize..24,
+            more in 0_usize..12,
+            class in 0_usize..3,
+            seed: u64,
+            cut: (u32, u32),
+        ) {
+            let n = k + more;
+            let shards = encode(random(SizeClass::ALL[class].bytes() as usize), k, n).unwrap();
+            let bytes = shards[0].len();
+            let (a, b) = (cut.0 as usize % bytes, cut.1 as usize % bytes);
+            let columns = a.min(b)..a.max(b) + 1;
+            let chosen = random_choice(k, n, &mut StdRng::seed_from_u64(seed));
+            let present: Vec<_> = chosen.iter().map(|shard| (*shard, &shards[*shard][columns.clone()])).collect();
+            for (wanted, shard) in shards.iter().enumerate() {
+                prop_assert_eq!(&rebuild_range(k, &present, wanted).unwrap()[..], &shard[columns.clone()]);
+            }
+        }
+    }
 }

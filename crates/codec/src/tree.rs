@@ -107,3 +107,91 @@ fn checked(range: &Range<u64>, total_bytes: u64) -> Option<ChunkRanges> {
     let ok = range.start < range.end && range.end <= total_bytes && total_bytes <= limits::PACK_BYTES_MAX;
     ok.then(|| round_up_to_chunks(&ByteRanges::from(range.clone())))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
+    fn random(bytes: usize) -> Vec<u8> {
+        let mut data = vec![0; bytes];
+        StdRng::seed_from_u64(bytes as u64).fill_bytes(&mut data);
+        data
+    }
+
+    #[test]
+    fn a_short_range_has_a_short_proof() {
+        let data = random(1 << 20);
+        let proof = prove(&root(&data), &data, 500_000..501_024).unwrap();
+        assert!(proof.len() < 4096, "{}", proof.len());
+        assert_eq!(verify(&root(&data), 1 << 20, 500_000..501_024, &proof).unwrap(), &data[500_000..501_024]);
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_proof_is_found() {
+        let data = random(70_000);
+        let (root, range) = (root(&data), 30_000..34_000);
+        let proof = prove(&root, &data, range.clone()).unwrap();
+        for at in 0..proof.len() {
+            let mut bad = proof.clone();
+            bad[at] ^= 1 << (at % 8);
+            assert!(matches!(verify(&root, 70_000, range.clone(), &bad), Err(VerifyError::Proof)), "{at}");
+        }
+    }
+
+    #[test]
+    fn proofs_of_anything_else_are_refused() {
+        let data = random(70_000);
+        let root = root(&data);
+        let proof = prove(&root, &data, 20_000..40_000).unwrap();
+        let refused = |total, range, proof: &[u8]| assert!(verify(&root, total, range, proof).is_err());
+        refused(70_000, 20_000..41_000, &proof);
+        refused(70_000, 0..20_000, &proof);
+        refused(60_000, 20_000..40_000, &proof);
+        refused(70_000, 20_000..40_000, &proof[..proof.len() - 1]);
+        refused(70_000, 20_000..40_000, &[&proof[..], &[0]].concat());
+        refused(70_000, 20_000..40_000, &[]);
+        refused(70_000, 40_000..40_000, &proof);
+        refused(70_000, 60_000..80_000, &proof);
+        refused(u64::MAX, 0..u64::MAX, &proof);
+        assert!(verify(&TreeRoot([0; 32]), 70_000, 20_000..40_000, &proof).is_err());
+    }
+
+    #[test]
+    fn damaged_bytes_are_never_proven() {
+        let mut data = random(70_000);
+        let root = root(&data);
+        data[69_999] ^= 1;
+        assert!(matches!(prove(&root, &data, 0..10), Err(ProveError::Damaged)));
+        assert!(matches!(prove(&root, &data, 0..70_001), Err(ProveError::Range { .. })));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn any_range_can_be_proven(bytes in 1_usize..300_000, a: u64, b: u64) {
+            let data = random(bytes);
+            let (a, b) = (a % bytes as u64, b % bytes as u64);
+            let range = a.min(b)..a.max(b) + 1;
+            let proof = prove(&root(&data), &data, range.clone()).unwrap();
+            let found = verify(&root(&data), bytes as u64, range.clone(), &proof).unwrap();
+            prop_assert_eq!(found, &data[range.start as usize..range.end as usize]);
+        }
+
+        #[test]
+        fn garbage_never_panics(
+            root: [u8; 32],
+            total: u64,
+            start: u64,
+            bytes in 0_u64..50_000,
+            proof in proptest::collection::vec(any::<u8>(), 0..60_000),
+        ) {
+            let total = total % (limits::PACK_BYTES_MAX + 2);
+            let start = start % (total + 1);
+            let _ = verify(&TreeRoot(root), total, start..start.saturating_add(bytes), &proof);
+        }
+    }
+}
