@@ -275,7 +275,7 @@ fn offers_and_names() {
     let home = Home::new();
     let output = home.run(&["--json", "join", &token(0), "--save-phrase", "phrase"]);
     let offer = last_line(&output)["offer_bytes"].as_u64().unwrap();
-    assert!(offer > 0 && offer % (1 << 20) == 0);
+    assert!(offer > 0 && offer.is_multiple_of(1 << 20));
     assert!(offer <= backmesh::os::free_bytes(&home.path("state")).unwrap() / 4);
 
     let home = Home::new();

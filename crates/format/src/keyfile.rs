@@ -18,7 +18,7 @@ pub const BYTES_MAX: usize = 64 << 10;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum KeyFileError {
     /// The first line is another one.
-    #[error("this is not a {0} file")]
+    #[error("this is no {0} file")]
     Kind(String),
     /// Written by a later version of Backmesh.
     #[error("the key file is of version {0}, newer than this program understands: update Backmesh")]
