@@ -2,13 +2,17 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
 
 use backmesh::state::State;
+use backmesh_control::{
+    Answer, BackupResult, Event, ExitCode, Failure, PathText, Phase, Problem, Progress, REQUEST_BYTES_MAX, Request, read_line,
+    serve_line,
+};
 use backmesh_format::charter::{Charter, Level};
 use backmesh_format::keys::{KeyPair, machine_id};
 use backmesh_format::membership::{Invitation, Role};
 use backmesh_format::token::Token;
 use backmesh_format::{NodeId, PublicKey, Signed, phrase};
 use serde_json::Value;
-use std::io::Write;
+use std::io::{BufReader, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -177,7 +181,7 @@ fn a_secret_that_others_can_read_is_refused() {
     home.join();
     let key = home.path("state/node.key");
     std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o640)).unwrap();
-    let error = backmesh_control::Failure::from(home.state().node_key().unwrap_err());
+    let error = Failure::from(home.state().node_key().unwrap_err());
     assert!(error.message.contains("0640"), "{error}");
     assert!(error.hint.unwrap().contains("chmod 600"));
 }
@@ -428,6 +432,65 @@ fn status_without_an_agent() {
     assert!(stderr(&output).contains("agent"));
 }
 
+/// Something that listens where the agent would, and answers one request with these lines.
+fn agent(state: &State, answer: Vec<Event>) -> std::thread::JoinHandle<Request> {
+    let socket = state.socket_path().unwrap();
+    let listener = backmesh::os::bind_private(socket.path()).unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let line = read_line(&mut BufReader::new(&stream), REQUEST_BYTES_MAX).unwrap().unwrap();
+        answer.iter().for_each(|event| stream.write_all(event.to_line().as_bytes()).unwrap());
+        serve_line(&line).unwrap()
+    })
+}
+
+#[test]
+fn what_an_agent_says_reaches_people_and_scripts() {
+    let home = Home::new();
+    home.join();
+    let backup = BackupResult { snapshot: "ab".repeat(32), files: 2, problems: 1, ..BackupResult::default() };
+    let events = vec![
+        Event::Progress(Progress::new(Phase::Storing)),
+        Event::Problem(Problem::at(b"/home/\x1b[31m\xff", "permission denied")),
+        Event::result(backup),
+    ];
+    let ask = |arguments: &[&str], answer: &[Event]| {
+        let served = agent(&home.state(), answer.to_vec());
+        let output = home.run(arguments);
+        let request = served.join().unwrap();
+        std::fs::remove_file(home.path("state/control.sock")).unwrap();
+        (output, request)
+    };
+
+    let (output, request) = ask(&["--json", "backup"], &events);
+    assert_eq!((output.status.code(), request), (Some(3), Request::Backup));
+    let lines: Vec<Event> =
+        output.stdout.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();
+    assert_eq!(lines, events);
+
+    let (output, _) = ask(&["backup"], &events);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(String::from_utf8(output.stdout.clone()).unwrap().starts_with("snapshot abababab: 2 files"));
+    assert_eq!(stderr(&output), "problem: /home/\\u{1b}[31m\\xff: permission denied\n");
+
+    let failure = Event::Error(Failure::new(ExitCode::TooFew, "2 of 4").with_hint("wake anna"));
+    let (output, request) = ask(&["restore", "latest", "a/../b", "--to", "back", "--delete", "--dry-run"], &[failure]);
+    assert_eq!(output.status.code(), Some(13));
+    assert_eq!(stderr(&output), "error: 2 of 4\n  wake anna\n");
+    let path = |name: &str| PathText::new(home.path(name).as_os_str().as_bytes());
+    let (snapshot, paths, to) = ("latest".to_owned(), vec![path("b")], path("back"));
+    assert_eq!(request, Request::Restore { snapshot, paths, to, delete: true, dry_run: true });
+
+    let (output, _) = ask(&["--json", "peers"], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(last_line(&output)["message"].as_str().unwrap().contains("before it had answered"));
+
+    let reloaded = Event::Result { more: false, answer: Answer::Reload };
+    let (output, request) = ask(&["--json", "protect", "."], &[reloaded]);
+    assert_eq!((output.status.code(), request), (Some(0), Request::Reload));
+    assert_eq!(last_line(&output)["agent"], true);
+}
+
 #[test]
 fn a_command_line_that_makes_no_sense() {
     let home = Home::new();
@@ -456,7 +519,19 @@ fn the_help() {
     let home = Home::new();
     let mut help = String::new();
     let commands = [
-        "", "join", "agent", "protect", "unprotect", "backup", "snapshots", "ls", "restore", "status", "peers", "recover", "demo",
+        "",
+        "join",
+        "agent",
+        "protect",
+        "unprotect",
+        "backup",
+        "snapshots",
+        "ls",
+        "restore",
+        "status",
+        "peers",
+        "recover",
+        "demo",
     ];
     for command in commands {
         let arguments: Vec<&str> = [command, "--help"].into_iter().filter(|argument| !argument.is_empty()).collect();
