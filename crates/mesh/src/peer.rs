@@ -325,6 +325,11 @@ impl Peer {
         &self.directory
     }
 
+    /// One hash over everything that is exchanged; equal for peers that know the same.
+    pub fn digest_root(&mut self) -> [u8; 32] {
+        self.directory.digest_root()
+    }
+
     /// The nodes that are connected and greeted, guests included.
     pub fn connected(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.up.keys().copied()
