@@ -597,3 +597,92 @@ fn restoring_from_several_threads() {
     assert_eq!(files.len(), 800);
     assert!(!files.iter().any(|file| file.to_string_lossy().contains("restoring")));
 }
+
+#[test]
+fn other_names_of_a_file_that_failed_are_not_tied_to_its_older_state() {
+    let out = folder();
+    fs::write(out.path().join("first"), "an older state").unwrap();
+    let writer = RestoreWriter::create(out.path(), RestoreOptions::default()).unwrap();
+    let mut entry = file_entry(5);
+    entry.link_group = Some(1);
+    let (first, second) = (key_of(b"", b"first"), key_of(b"", b"second"));
+    assert_eq!(writer.apply(&first, &entry).unwrap().step, Step::Update);
+    assert_eq!(writer.apply(&second, &entry).unwrap().step, Step::Link);
+    drop(writer.begin_file(&first, &entry).unwrap());
+    let problems = writer.finish().problems;
+    assert!(matches!(problems[..], [RestoreError::LinkMissing { .. }]), "{problems:?}");
+    assert!(!out.path().join("second").exists());
+    assert_eq!(fs::read(out.path().join("first")).unwrap(), b"an older state");
+}
+
+#[test]
+fn immutable_files_come_back_and_give_way_to_their_older_state() {
+    if !is_root() {
+        return skip("immutable_files_come_back_and_give_way_to_their_older_state", "needs root");
+    }
+    let (top, out) = (folder(), folder());
+    let root = real(top.path());
+    fs::write(root.join("f"), "fixed").unwrap();
+    let flags_of = |path: &Path| rustix::fs::ioctl_getflags(fs::File::open(path).unwrap()).map(|flags| flags.bits());
+    let set = |path: &Path, flags| {
+        rustix::fs::ioctl_setflags(fs::File::open(path).unwrap(), rustix::fs::IFlags::from_bits_retain(flags))
+    };
+    let Ok(plain) = flags_of(&root.join("f")) else { return println!("this file system has no flags") };
+    if set(&root.join("f"), plain | 0x10 | 0x40).is_err() {
+        return println!("this file system does not set flags");
+    }
+    let saved = save(std::slice::from_ref(&root));
+    let there = below(out.path(), &root).join("f");
+    let free = || set(&root.join("f"), plain).and(set(&there, plain)).unwrap();
+    for _ in 0..2 {
+        assert_clean(&restore(&saved, out.path(), &RestoreOptions::default()));
+        assert_eq!(flags_of(&there).unwrap() & 0x50, 0x50);
+    }
+    set(&there, plain).unwrap();
+    fs::write(&there, "changed").unwrap();
+    set(&there, plain | 0x10).unwrap();
+    assert_clean(&restore(&saved, out.path(), &RestoreOptions::default()));
+    assert_eq!((fs::read(&there).unwrap(), flags_of(&there).unwrap() & 0x50), (b"fixed".to_vec(), 0x50));
+    free();
+}
+
+#[test]
+fn a_full_disk_is_told_from_other_errors() {
+    let full = |code| RestoreError::Io { path: Vec::new(), doing: "write", error: std::io::Error::from_raw_os_error(code) };
+    assert!(full(28).is_disk_full() && full(122).is_disk_full() && full(30).is_disk_full());
+    assert!(!full(13).is_disk_full());
+    fn shared<T: Send + Sync + 'static>() {}
+    shared::<RestoreWriter>();
+    shared::<backmesh_source::FileSink>();
+}
+
+#[test]
+fn inherited_acls_do_not_stay_on_files_that_had_none() {
+    let out = folder();
+    // user::rwx, user:4711:rwx, group::r-x, mask::rwx, other::r-x
+    let acl: Vec<u8> = [(1_u16, 7_u16, u32::MAX), (2, 7, 4711), (4, 5, u32::MAX), (16, 7, u32::MAX), (32, 5, u32::MAX)]
+        .iter()
+        .flat_map(|(tag, bits, id)| [&tag.to_le_bytes()[..], &bits.to_le_bytes(), &id.to_le_bytes()].concat())
+        .collect();
+    let acl = [&2_u32.to_le_bytes()[..], &acl].concat();
+    if rustix::fs::setxattr(out.path(), "system.posix_acl_default", &acl, XattrFlags::empty()).is_err() {
+        return println!("this file system has no ACLs");
+    }
+    let writer = RestoreWriter::create(out.path(), RestoreOptions::default()).unwrap();
+    let mut entry = file_entry(0);
+    entry.mode = 0o640;
+    let mut with_acl = entry.clone();
+    with_acl.mode = 0o674;
+    with_acl.xattrs = vec![(b"system.posix_acl_access".to_vec(), acl)];
+    with_acl.xattrs[0].1[8 * 5 + 2] = 4;
+    for (name, entry) in [(&b"plain"[..], &entry), (b"listed", &with_acl)] {
+        let problems = writer.begin_file(&key_of(b"", name), entry).unwrap().finish().unwrap();
+        assert!(problems.is_empty(), "{problems:?}");
+    }
+    writer.finish();
+    let mut buffer = [0; 256];
+    assert!(rustix::fs::getxattr(out.path().join("plain"), "system.posix_acl_access", &mut buffer[..]).is_err());
+    let mode = |name: &str| fs::metadata(out.path().join(name)).unwrap().mode() & 0o7777;
+    assert_eq!((mode("plain"), mode("listed")), (0o640, 0o674));
+    assert!(rustix::fs::getxattr(out.path().join("listed"), "system.posix_acl_access", &mut buffer[..]).is_ok());
+}

@@ -280,7 +280,6 @@ fn holes_are_found_and_bounded() {
         many.write_all_at(b"x", at * (16 << 10)).unwrap();
     }
     file.sync_all().unwrap();
-    many.sync_all().unwrap();
     let found = items(&[root]);
     let complete_of = |name: &[u8]| {
         let item = found.iter().find(|item| item.path.ends_with(name)).unwrap();

@@ -4,7 +4,7 @@ use backmesh_format::Wire;
 use backmesh_format::catalogue::Entry;
 
 use super::sink::with_temporary_name;
-use super::{RestoreError, RestoreWriter, Shared};
+use super::{FirstName, RestoreError, RestoreWriter, Shared};
 use crate::os;
 
 /// How a restore ended.
@@ -14,6 +14,8 @@ pub struct Finished {
     pub problems: Vec<RestoreError>,
     /// Entries that belong to whoever restored them, because only root can give files away.
     pub owners_not_set: u64,
+    /// Labels of the system's security that only root can set.
+    pub labels_not_set: u64,
 }
 
 impl RestoreWriter {
@@ -27,7 +29,8 @@ impl RestoreWriter {
             self.shared.pin(&mut problems);
             self.shared.sync(&mut problems);
         }
-        Finished { problems, owners_not_set: self.shared.state().owners_not_set }
+        let state = self.shared.state();
+        Finished { problems, owners_not_set: state.owners_not_set, labels_not_set: state.labels_not_set }
     }
 }
 
@@ -43,12 +46,13 @@ impl Shared {
         }
     }
 
-    fn put_link(&self, first: &[u8], key: &[u8]) -> Result<(), RestoreError> {
-        let (first, place) = (self.place(first)?, self.place(key)?);
+    fn put_link(&self, first: &FirstName, key: &[u8]) -> Result<(), RestoreError> {
+        let is_ready = first.is_ready;
+        let (first, place) = (self.place(&first.key)?, self.place(key)?);
         let missing = || RestoreError::LinkMissing { path: place.path(), first: first.path() };
         let source = self.parent(&first, false)?.ok_or_else(missing)?;
         let stat = os::stat_at(&*source, &first.name).map_err(|_| missing())?;
-        if stat.is_folder() {
+        if !is_ready || stat.is_folder() {
             return Err(missing());
         }
         if self.there(&place)?.is_some_and(|there| there.is_same_file(&stat)) {

@@ -102,12 +102,13 @@ impl Shared {
             }
             stat = onto.stat().unwrap_or(stat);
         }
-        self.xattrs(place, onto, entry, &mut problems);
+        if self.xattrs(place, onto, entry, &mut problems) {
+            // An ACL that was set or removed changes the mode.
+            stat = onto.stat().unwrap_or(stat);
+        }
         if stat.kind != FileKind::Symlink {
             let mode = allowed_mode(entry.mode, stat.uid == uid, stat.gid == gid);
-            // An ACL that was just set or removed may have changed the mode, so the one seen before is not to be trusted.
-            let now = onto.stat().unwrap_or(stat);
-            if now.permissions() != mode
+            if stat.permissions() != mode
                 && let Err(error) = onto.chmod(mode)
             {
                 problems.push(place.metadata("the mode", error));
@@ -143,24 +144,36 @@ impl Shared {
         Err(io::Error::from(io::ErrorKind::PermissionDenied))
     }
 
-    fn xattrs<F: Opened>(&self, place: &Place, onto: &Onto<'_, F>, entry: &Entry, problems: &mut Vec<RestoreError>) {
+    /// Makes the extended attributes those of the entry. Whether any had to change.
+    fn xattrs<F: Opened>(&self, place: &Place, onto: &Onto<'_, F>, entry: &Entry, problems: &mut Vec<RestoreError>) -> bool {
         let there = match onto.list_xattrs() {
             Ok(there) => there,
-            Err(error) if entry.xattrs.is_empty() && error.kind() == io::ErrorKind::NotFound => return,
-            Err(error) => return problems.push(place.metadata("extended attributes", error)),
-        };
-        let shown = |name: &[u8]| format!("the extended attribute {}", String::from_utf8_lossy(name));
-        for name in there.iter().filter(|name| is_a_persons(name) && entry.xattrs.iter().all(|(wanted, _)| wanted != *name)) {
-            if let Err(error) = onto.remove_xattr(name) {
-                problems.push(place.metadata(shown(name), error));
+            Err(error) if entry.xattrs.is_empty() && error.kind() == io::ErrorKind::NotFound => return false,
+            Err(error) => {
+                problems.push(place.metadata("extended attributes", error));
+                return false;
             }
+        };
+        let mut changed = false;
+        let mut check = |name: &[u8], done: io::Result<()>| {
+            changed = true;
+            let Err(error) = done else { return };
+            if !self.is_root && (name.starts_with(b"security.") || name.starts_with(b"trusted.")) {
+                self.state().labels_not_set += 1;
+            } else {
+                problems.push(place.metadata(format!("the extended attribute {}", String::from_utf8_lossy(name)), error));
+            }
+        };
+        for name in there.iter().filter(|name| is_a_persons(name) && entry.xattrs.iter().all(|(wanted, _)| wanted != *name)) {
+            check(name, onto.remove_xattr(name));
         }
         for (name, value) in &entry.xattrs {
             let same = there.contains(name) && onto.xattr(name).is_ok_and(|found| found.as_ref() == Some(value));
-            if !same && let Err(error) = onto.set_xattr(name, value) {
-                problems.push(place.metadata(shown(name), error));
+            if !same {
+                check(name, onto.set_xattr(name, value));
             }
         }
+        changed
     }
 
     /// Whether the file that is there may become the entry's by setting its metadata.

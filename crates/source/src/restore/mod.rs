@@ -156,6 +156,19 @@ pub enum RestoreError {
     },
 }
 
+impl RestoreError {
+    /// Whether the next entries will fail in the same way, because the disk is full or cannot be written at all.
+    pub fn is_disk_full(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        match self {
+            Self::Io { error, .. } | Self::Target { error, .. } | Self::ReadOnly { error, .. } => {
+                matches!(error.kind(), QuotaExceeded | ReadOnlyFilesystem | StorageFull)
+            }
+            _ => false,
+        }
+    }
+}
+
 fn shown(path: &[u8]) -> String {
     String::from_utf8_lossy(path).into_owned()
 }
@@ -212,7 +225,7 @@ struct State {
     /// Folders whose metadata is set at the end: key and encoded entry.
     folders: Vec<(Vec<u8>, Vec<u8>)>,
     /// The first name of each group of names.
-    groups: HashMap<u64, Vec<u8>>,
+    groups: HashMap<u64, FirstName>,
     /// Other names, to be linked at the end: group and key.
     links: Vec<(u64, Vec<u8>)>,
     /// Files with several names that were kept: device, inode, and the group that they stand for.
@@ -220,6 +233,14 @@ struct State {
     /// Files with immutable or append-only flags, set at the very end.
     pinned: Vec<(Vec<u8>, u32)>,
     owners_not_set: u64,
+    labels_not_set: u64,
+}
+
+#[derive(Debug)]
+struct FirstName {
+    key: Vec<u8>,
+    /// The file is there as it should be. Until then, what is there may be an older state that other names must not lead to.
+    is_ready: bool,
 }
 
 impl RestoreWriter {
@@ -286,6 +307,9 @@ impl RestoreWriter {
             _ if step == Step::Link => Vec::new(),
             _ => self.shared.put_special(&place, entry, there.as_ref())?,
         };
+        if step == Step::Keep || !matches!(entry.kind, Kind::File { .. }) {
+            self.shared.ready(&place, entry);
+        }
         Ok(Applied { step, problems })
     }
 
@@ -319,7 +343,9 @@ impl RestoreWriter {
         if !there.is_some_and(|stat| stat.is_file() && self.shared.may_keep(entry, &stat)) {
             return Ok(None);
         }
-        self.shared.keep(&place, entry).map(Some)
+        let problems = self.shared.keep(&place, entry)?;
+        self.shared.ready(&place, entry);
+        Ok(Some(problems))
     }
 
     /// Starts a regular file, in place of whatever is there, which stays until [`FileSink::finish`].
@@ -393,7 +419,7 @@ impl Shared {
         if matches!(entry.kind, Kind::Socket) {
             return Ok(Step::Skip);
         }
-        let is_second = |first: &Vec<u8>| *first != place.key;
+        let is_second = |first: &FirstName| first.key != place.key;
         if entry.link_group.is_some_and(|group| self.state().groups.get(&group).is_some_and(is_second)) {
             return Ok(Step::Link);
         }
@@ -412,6 +438,14 @@ impl Shared {
         })
     }
 
+    /// The file that the place names is there as it should be: its other names may be made.
+    fn ready(&self, place: &Place, entry: &Entry) {
+        let Some(group) = entry.link_group else { return };
+        if let Some(first) = self.state().groups.get_mut(&group).filter(|first| first.key == place.key) {
+            first.is_ready = true;
+        }
+    }
+
     fn remember(&self, place: &Place, entry: &Entry, step: Step, there: Option<&Stat>) {
         let mut state = self.state();
         if matches!(entry.kind, Kind::Directory) {
@@ -424,7 +458,7 @@ impl Shared {
             state.links.push((group, place.key.clone()));
             return;
         }
-        state.groups.insert(group, place.key.clone());
+        state.groups.insert(group, FirstName { key: place.key.clone(), is_ready: false });
         if let Some(stat) = there.filter(|stat| step == Step::Keep && stat.links > 1) {
             state.claimed.insert((stat.key.device, stat.key.inode), group);
         }

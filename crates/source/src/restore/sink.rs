@@ -108,6 +108,7 @@ impl FileSink {
         let Some(temporary) = self.temporary.as_ref() else { return Ok(problems) };
         self.shared.replace(&self.place, &self.parent, temporary)?;
         self.temporary = None;
+        self.shared.ready(&self.place, &self.entry);
         Ok(problems)
     }
 }
