@@ -2,9 +2,26 @@
 //! use it.
 
 pub mod agent;
+pub mod backup;
+pub mod browse;
 pub mod cli;
 pub mod demo;
+pub mod fetch;
+pub mod holder;
+pub mod lanes;
+pub mod library;
+pub mod members;
+pub mod node;
 pub mod os;
+pub mod outbox;
 pub mod recover;
+pub mod report;
+pub mod restore;
+pub mod serve;
+pub mod sets;
 pub mod state;
+pub mod status;
+pub mod takeover;
 pub mod units;
+pub mod upkeep;
+pub mod vault;

@@ -1,0 +1,152 @@
+//! The agent: the node in the foreground, from the lock on its state to a clean end.
+
+use crate::holder::Holder;
+use crate::members::Members;
+use crate::node::Node;
+use crate::state::{State, StateError};
+use crate::{serve, takeover, upkeep};
+use anyhow::Context;
+use backmesh_control::ExitCode;
+use backmesh_net::{Net, NetConfig, NetEvent, Protocol};
+use backmesh_store::{RealDisk, Records};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::UnixListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+/// What the command line knows.
+#[derive(Debug, Clone)]
+pub struct AgentOptions {
+    /// The state folder.
+    pub state: PathBuf,
+    /// Addresses to listen on, instead of those of the configuration.
+    pub listen: Vec<String>,
+}
+
+/// How long the end may take: a put into the shelf is finished, a backup stops at its next safe point.
+const END_LIMIT: Duration = Duration::from_secs(10);
+
+/// Why a run of all parts ended.
+enum Ended {
+    /// Someone asked for it.
+    Stopped,
+    /// The node took its vault over, and starts again as its writer.
+    TakenOver,
+}
+
+/// Runs until it is told to stop.
+///
+/// # Errors
+/// What kept it from starting, or stopped it.
+pub fn run(options: AgentOptions) -> anyhow::Result<ExitCode> {
+    let state = State::open(&options.state)?;
+    let _lock = state.lock()?;
+    crate::os::forbid_core_dumps();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    loop {
+        match runtime.block_on(run_parts(&options))? {
+            Ended::Stopped => break,
+            Ended::TakenOver => tracing::info!("the vault was taken over; starting as its writer"),
+        }
+    }
+    runtime.shutdown_timeout(END_LIMIT);
+    Ok(ExitCode::Done)
+}
+
+async fn run_parts(options: &AgentOptions) -> anyhow::Result<Ended> {
+    let files = State::open(&options.state)?;
+    let (net, events) = start_network(&files, options).await?;
+    let disk = Arc::new(RealDisk);
+    let records = Arc::new(Records::open(disk, &files.records_path())?);
+    let (members, drive) = Members::open(&files, net.clone(), Arc::clone(&records))?;
+    let socket = Socket::bind(&files)?;
+    let (ending, mut ended) = watch::channel(false);
+    let node = Arc::new(Node::open(files, net.clone(), Arc::clone(&members), records, ending)?);
+
+    let mut parts = JoinSet::new();
+    parts.spawn(drive.run());
+    parts.spawn(dispatch(events, Arc::clone(&members), Arc::clone(&node.holder)));
+    parts.spawn(serve::serve(socket.listener()?, Arc::clone(&node)));
+    parts.spawn(upkeep::run(Arc::clone(&node)));
+    tracing::info!(addresses = ?net.addresses(), "the node runs");
+    crate::os::notify_ready();
+
+    let why = tokio::select! {
+        () = told_to_stop() => Ended::Stopped,
+        _ = ended.wait_for(|is| *is) => Ended::Stopped,
+        taken = takeover::settle(&node), if node.taking_over => { taken?; Ended::TakenOver }
+    };
+    tracing::info!("the node ends");
+    crate::os::notify_stopping();
+    parts.shutdown().await;
+    node.holder.close(END_LIMIT).await;
+    net.shutdown().await;
+    drop(socket);
+    Ok(why)
+}
+
+async fn start_network(files: &State, options: &AgentOptions) -> anyhow::Result<(Net, mpsc::Receiver<NetEvent>)> {
+    let mut config = NetConfig::new(files.node_key()?);
+    let chosen = if options.listen.is_empty() { files.config()?.listen } else { options.listen.clone() };
+    if !chosen.is_empty() {
+        config.listen = chosen;
+    }
+    Net::start(config).await.context("the node cannot listen")
+}
+
+/// Hands inbound streams to whom they are for.
+async fn dispatch(mut events: mpsc::Receiver<NetEvent>, members: Arc<Members>, holder: Arc<Holder>) {
+    while let Some(event) = events.recv().await {
+        match event {
+            NetEvent::Inbound { peer, protocol: Protocol::Store, stream } => {
+                tokio::spawn(Arc::clone(&holder).serve_store(peer, stream));
+            }
+            NetEvent::Inbound { peer, protocol: Protocol::Read, stream } => {
+                tokio::spawn(Arc::clone(&holder).serve_read(peer, stream));
+            }
+            other => members.tell(other).await,
+        }
+    }
+}
+
+async fn told_to_stop() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+        return std::future::pending().await;
+    };
+    tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+}
+
+/// The control socket; its file goes with it.
+struct Socket {
+    listener: std::os::unix::net::UnixListener,
+    file: PathBuf,
+}
+
+impl Socket {
+    /// The lock on the state is held, so a socket that is there is a dead agent's.
+    fn bind(files: &State) -> anyhow::Result<Self> {
+        let file = files.socket_file();
+        match std::fs::remove_file(&file) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        let path = files.socket_path()?;
+        let listener = crate::os::bind_private(path.path()).with_context(|| format!("{} cannot be made", file.display()))?;
+        listener.set_nonblocking(true)?;
+        Ok(Self { listener, file })
+    }
+
+    fn listener(&self) -> Result<UnixListener, StateError> {
+        let io = |source| StateError::Io { doing: "open", path: self.file.clone(), source };
+        UnixListener::from_std(self.listener.try_clone().map_err(io)?).map_err(io)
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        std::fs::remove_file(&self.file).ok();
+    }
+}

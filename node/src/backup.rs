@@ -1,0 +1,256 @@
+//! A backup, from the folders to a head that a few strangers' disks keep.
+//!
+//! The order is what makes it safe: shards are durable at their holders before the index names their packs, the index is durable
+//! before the snapshot, the snapshot is in a head that enough holders have accepted. Wherever it is interrupted, nothing refers to
+//! what is not there, and the next backup sends nothing again that was acknowledged.
+
+mod commit;
+mod packing;
+mod scan;
+
+pub(crate) use commit::send_head;
+
+use crate::node::Node;
+use crate::outbox::OutboxError;
+use crate::report::Report;
+use crate::sets::SetsError;
+use backmesh_codec::frame::CompressError;
+use backmesh_codec::stripe::BuildError;
+use backmesh_control::{BackupResult, ExitCode, Failure, Phase, Progress};
+use backmesh_format::stripe::Purpose;
+use backmesh_format::vault::{Snapshot, System};
+use backmesh_format::wire::Bytes;
+use backmesh_store::{ChunkIndexError, RecordsError, StatCacheError};
+use packing::{Packing, pack_frames};
+use scan::{Chunks, Scan, Scanned};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
+use thiserror::Error;
+
+/// Frames that wait for a packing thread, about 1 MiB each.
+const FRAMES_WAITING: usize = 4;
+/// Threads that compress and seal. The walk itself is busy with one more.
+const PACKERS_MAX: usize = 4;
+/// How long a backup waits for holders that went away before it gives up, to go on from there the next time.
+const HOLDERS_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Why a backup did not reach its end. What was stored stays stored.
+#[derive(Debug, Error)]
+pub enum BackupError {
+    /// Another one is running.
+    #[error("a backup is running already")]
+    Running,
+    /// Nothing is protected.
+    #[error("nothing is protected yet")]
+    NothingProtected,
+    /// Whoever asked for it went away, or the agent is stopping.
+    #[error("the backup was interrupted; the next one goes on from here")]
+    Interrupted,
+    /// Another part of the backup failed first.
+    #[error("the backup stopped")]
+    Stopped,
+    /// Holders cannot be had.
+    #[error(transparent)]
+    Sets(#[from] SetsError),
+    /// Shards do not reach their holders.
+    #[error(transparent)]
+    Outbox(OutboxError),
+    /// The head does not reach its holders.
+    #[error("only {accepted} holders have accepted the new head, {needed} are needed: the next backup tries again")]
+    TooFewHeads {
+        /// How many did.
+        accepted: usize,
+        /// How many must.
+        needed: usize,
+    },
+    /// A frame could not be compressed.
+    #[error(transparent)]
+    Compress(#[from] CompressError),
+    /// A stripe could not be built.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// Our own disk failed.
+    #[error("the state folder cannot be read or written: {0}")]
+    Store(String),
+    /// The catalogue or the index could not be written.
+    #[error("the catalogue cannot be written: {0}")]
+    Catalogue(String),
+}
+
+impl From<ChunkIndexError> for BackupError {
+    fn from(error: ChunkIndexError) -> Self {
+        Self::Store(error.to_string())
+    }
+}
+
+impl From<RecordsError> for BackupError {
+    fn from(error: RecordsError) -> Self {
+        Self::Store(error.to_string())
+    }
+}
+
+impl From<StatCacheError> for BackupError {
+    fn from(error: StatCacheError) -> Self {
+        Self::Store(error.to_string())
+    }
+}
+
+impl From<BackupError> for Failure {
+    fn from(error: BackupError) -> Self {
+        let (code, hint) = match &error {
+            BackupError::NothingProtected => (ExitCode::Usage, Some("name what to keep: backmesh protect DIR")),
+            BackupError::Interrupted => (ExitCode::Interrupted, None),
+            BackupError::Sets(SetsError::Alone | SetsError::Offline { .. } | SetsError::Placement(_)) => {
+                (ExitCode::TooFew, Some("backmesh peers shows who is a member and who can be reached; others join with a token"))
+            }
+            BackupError::Outbox(OutboxError::TooFewHolders { .. }) | BackupError::TooFewHeads { .. } => (
+                ExitCode::TooFew,
+                Some("nothing is lost: what is not delivered stays here; back up again when more members are on"),
+            ),
+            BackupError::Outbox(OutboxError::Store(_)) | BackupError::Store(_) => {
+                (ExitCode::Failed, Some("is its disk full? what was stored so far stays stored"))
+            }
+            _ => (ExitCode::Failed, None),
+        };
+        let failure = Self::new(code, error.to_string());
+        hint.map_or_else(|| failure.clone(), |hint| failure.clone().with_hint(hint))
+    }
+}
+
+/// Backs up everything that is protected.
+///
+/// # Errors
+/// [`BackupError`]. Files that cannot be read are problems in the report, not errors.
+pub async fn back_up(node: &Arc<Node>, report: &Report) -> Result<BackupResult, BackupError> {
+    let _alone = node.backing_up.try_lock().map_err(|_| BackupError::Running)?;
+    let (clock, started_at) = (Instant::now(), crate::os::now());
+    let sent_before = node.outgoing.bytes_sent();
+    let roots = node.config().protect;
+    if roots.is_empty() {
+        return Err(BackupError::NothingProtected);
+    }
+
+    let packing = Arc::new(prepare(node)?);
+    let (scanned, cache) = scan_and_pack(node, &packing, report, roots.clone()).await?;
+
+    report.progress(Progress::new(Phase::Delivering));
+    node.outbox.all_enough(HOLDERS_PATIENCE).await?;
+
+    report.progress(Progress::new(Phase::Finishing));
+    index_new_chunks(node, &packing).await?;
+    node.outbox.all_enough(HOLDERS_PATIENCE).await?;
+
+    let snapshot = snapshot(node, &scanned, &packing, started_at, &roots, report.problems());
+    let id = snapshot.id();
+    let head = commit::commit_head(node, snapshot).await?;
+    tokio::task::spawn_blocking(move || cache.finish()).await.map_err(|_| BackupError::Stopped)??;
+    node.sets.save()?;
+    node.members.announce_vault(&node.vault, &node.sets);
+    tracing::info!(snapshot = %id, sequence = head.sequence, "a backup is done");
+
+    Ok(BackupResult {
+        snapshot: id.to_string(),
+        files: scanned.files,
+        bytes_read: scanned.bytes_read,
+        bytes_added: packing.bytes_added.load(Ordering::Relaxed),
+        bytes_sent: node.outgoing.bytes_sent() - sent_before,
+        seconds: clock.elapsed().as_secs_f64(),
+        problems: report.problems(),
+        complete: node.outbox.shards_pending() == 0,
+    })
+}
+
+/// Checks that there are holders at all before anything is read.
+fn prepare(node: &Node) -> Result<Packing, BackupError> {
+    node.sets.check()?;
+    Ok(Packing {
+        outbox: Arc::clone(&node.outbox),
+        sets: Arc::clone(&node.sets),
+        writer: Arc::clone(&node.vault.writer),
+        id_key: node.vault.id_key.clone(),
+        recipients: vec![node.vault.writer.certificate.sealing],
+        bytes_added: AtomicU64::new(0),
+        failed: AtomicBool::new(false),
+    })
+}
+
+/// Walks, reads, chunks, compresses, seals, codes and sends, all at once: one thread that reads, some that seal.
+async fn scan_and_pack(
+    node: &Arc<Node>,
+    packing: &Arc<Packing>,
+    report: &Report,
+    roots: Vec<PathBuf>,
+) -> Result<(Scanned, backmesh_store::StatCacheWriter), BackupError> {
+    let (node, packing, report) = (Arc::clone(node), Arc::clone(packing), report.clone());
+    let work = tokio::task::spawn_blocking(move || {
+        let (data, data_frames) = mpsc::sync_channel(FRAMES_WAITING);
+        let (pages, page_frames) = mpsc::sync_channel(FRAMES_WAITING);
+        let (data_frames, page_frames) = (Mutex::new(data_frames), Mutex::new(page_frames));
+        let packers = std::thread::available_parallelism().map_or(1, |cores| cores.get().saturating_sub(1)).clamp(1, PACKERS_MAX);
+        let scanned = std::thread::scope(|threads| {
+            let packing = &*packing;
+            let mut packed: Vec<_> =
+                (0..packers).map(|_| threads.spawn(|| pack_frames(packing, Purpose::Data, &data_frames))).collect();
+            packed.push(threads.spawn(|| pack_frames(packing, Purpose::Catalogue, &page_frames)));
+            let scanned = scan(&node, packing, &report, &roots, data, pages);
+            // A packing thread's own failure says more than that the scan could not send to it.
+            for thread in packed {
+                thread.join().map_err(|_| BackupError::Stopped)??;
+            }
+            scanned
+        });
+        if scanned.is_err() {
+            let packed = node.outbox.chunks_on_the_way();
+            node.outbox.disclaim(|id| packed.contains(id));
+        }
+        scanned
+    });
+    work.await.map_err(|_| BackupError::Stopped)?
+}
+
+fn scan(
+    node: &Node,
+    packing: &Packing,
+    report: &Report,
+    roots: &[PathBuf],
+    data: packing::Frames,
+    pages: packing::Frames,
+) -> Result<(Scanned, backmesh_store::StatCacheWriter), BackupError> {
+    let data = Chunks::new(&packing.outbox, &packing.id_key, data);
+    let pages = Chunks::new(&packing.outbox, &packing.id_key, pages);
+    let (before, cache) = node.stat_cache()?;
+    let sent_before = node.outgoing.bytes_sent();
+    let bytes_sent = || node.outgoing.bytes_sent() - sent_before;
+    Scan::new(report, data, pages, before, cache, &bytes_sent).run(roots, vec![node.state.clone()])
+}
+
+async fn index_new_chunks(node: &Arc<Node>, packing: &Arc<Packing>) -> Result<(), BackupError> {
+    let (node, packing) = (Arc::clone(node), Arc::clone(packing));
+    let work = tokio::task::spawn_blocking(move || {
+        commit::page_out_snapshots(&node, &packing)?;
+        commit::write_segments(&node, &packing, Purpose::Data)?;
+        commit::write_segments(&node, &packing, Purpose::Catalogue)
+    });
+    work.await.map_err(|_| BackupError::Stopped)?
+}
+
+fn snapshot(node: &Node, scanned: &Scanned, packing: &Packing, started_at: u64, roots: &[PathBuf], problems: u64) -> Snapshot {
+    Snapshot {
+        started_at,
+        finished_at: crate::os::now(),
+        seat: node.vault.writer.certificate.seat,
+        host: node.members.view().name.clone(),
+        system: System::Unix,
+        roots: roots.iter().map(|root| Bytes(root.as_os_str().as_bytes().to_vec())).collect(),
+        catalogue: scanned.catalogue.clone(),
+        files: scanned.files,
+        entries: scanned.entries,
+        bytes: scanned.bytes,
+        bytes_added: packing.bytes_added.load(Ordering::Relaxed),
+        problems,
+        tags: Vec::new(),
+    }
+}

@@ -1,0 +1,163 @@
+//! What makes a backup count: the index of its new chunks, then the snapshot in a new head, each only once everything it refers to is
+//! durable.
+
+use super::BackupError;
+use super::packing::{Packing, Packs};
+use crate::node::Node;
+use crate::vault::Listed;
+use backmesh_codec::frame::FrameDraft;
+use backmesh_codec::segment::{SegmentError, SegmentWriter, plan_merge};
+use backmesh_format::index::{ChunkRef, PackPlace, Place, SegmentRef, page_bytes};
+use backmesh_format::keys::ChunkIdKey;
+use backmesh_format::stripe::Purpose;
+use backmesh_format::vault::{Head, SNAPSHOTS_INLINE_MAX, Snapshot, SnapshotPage};
+use backmesh_format::{ChunkId, Signed};
+use backmesh_mesh::message::{StoreReply, StoreRequest};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long holders may take to accept a head.
+const HEAD_LIMIT: Duration = Duration::from_secs(30);
+
+/// Writes what is new in the local index as segments, merging small ones; the vault's segments after that.
+pub(crate) fn write_segments(node: &Node, packing: &Packing, purpose: Purpose) -> Result<(), BackupError> {
+    let mut listed = node.vault.segments(purpose);
+    let indexed_to = listed.iter().map(|segment| segment.end_pack).max().unwrap_or(0);
+    let new_packs = node.index.packs(indexed_to..u32::MAX)?;
+    let end = new_packs.last().map_or(indexed_to, |pack| pack.number + 1);
+    let fresh: u64 = new_packs.iter().filter(|pack| pack.purpose == purpose).map(|pack| u64::from(pack.chunks)).sum();
+    if fresh == 0 {
+        return Ok(());
+    }
+    // With the segment that is still to be written in the list, the plan says which to write as one. What an earlier machine wrote is
+    // not in the local index, and stays as it is.
+    let foreign = listed.iter().take_while(|segment| !segment.local).count();
+    let newest_first: Vec<u64> =
+        [fresh].into_iter().chain(listed[foreign..].iter().rev().map(|segment| segment.reference.rows)).collect();
+    let merged = plan_merge(&newest_first).into_iter().find(|range| range.start == 0).map_or(0, |range| range.end - 1);
+    let kept = listed.len() - merged;
+    let first_pack = listed.get(kept).map_or(indexed_to, |segment| segment.first_pack);
+    if let Some(reference) = write_segment(node, packing, purpose, first_pack..end)? {
+        listed.truncate(kept);
+        listed.push(Listed { reference, first_pack, end_pack: end, local: true });
+        node.vault.set_segments(purpose, listed);
+    }
+    Ok(())
+}
+
+fn write_segment(
+    node: &Node,
+    packing: &Packing,
+    purpose: Purpose,
+    packs: std::ops::Range<u32>,
+) -> Result<Option<SegmentRef>, BackupError> {
+    let mut pages = Pages::unlisted(packing)?;
+    let mut writer = SegmentWriter::new();
+    let places: HashMap<u32, PackPlace> = node.index.packs(packs.clone())?.iter().map(|pack| (pack.number, pack.place)).collect();
+    for row in node.index.rows(packs, purpose)? {
+        let row = row?;
+        let Some(place) = places.get(&row.pack) else { continue };
+        writer.push(&row.id, *place, row.at, |page| pages.put(&page)).map_err(segment_failed)?;
+    }
+    let Some(paged) = writer.finish(|page| pages.put(&page)).map_err(segment_failed)? else { return Ok(None) };
+    let places = pages.place()?;
+    let root = paged.root_page(|id| places.get(id).copied()).map_err(|error| BackupError::Catalogue(error.to_string()))?;
+    let root = pages.put(&root)?;
+    let place = pages.place()?.get(&root.id).copied();
+    let place = place.ok_or_else(|| BackupError::Catalogue("the root of a segment was not placed".to_owned()))?;
+    Ok(Some(paged.segment_ref(purpose, 0, root.id, place)))
+}
+
+fn segment_failed(error: SegmentError<BackupError>) -> BackupError {
+    match error {
+        SegmentError::Sink(error) => error,
+        other => BackupError::Catalogue(other.to_string()),
+    }
+}
+
+/// Moves the older half of the snapshots out of the head into a page of their own, once it names as many as it may.
+pub(crate) fn page_out_snapshots(node: &Node, packing: &Packing) -> Result<(), BackupError> {
+    let mut body = node.vault.body();
+    if body.snapshots.len() < SNAPSHOTS_INLINE_MAX {
+        return Ok(());
+    }
+    let newer = body.snapshots.split_off(SNAPSHOTS_INLINE_MAX / 2);
+    let mut pages = Pages::new(packing)?;
+    body.older.push(pages.put(&page_bytes(&SnapshotPage { snapshots: body.snapshots }))?);
+    pages.place()?;
+    node.vault.set_snapshots(newer, body.older);
+    Ok(())
+}
+
+/// Pages on their way into packs, never deduplicated.
+struct Pages<'a> {
+    packs: Packs<'a>,
+    id_key: &'a ChunkIdKey,
+}
+
+impl<'a> Pages<'a> {
+    fn new(packing: &'a Packing) -> Result<Self, BackupError> {
+        let packs = Packs::new(packing, Purpose::Catalogue)?;
+        Ok(Self { packs, id_key: &packing.id_key })
+    }
+
+    /// Pages that are named by place, and need no row in the index.
+    fn unlisted(packing: &'a Packing) -> Result<Self, BackupError> {
+        let Self { packs, id_key } = Self::new(packing)?;
+        Ok(Self { packs: packs.unlisted(), id_key })
+    }
+
+    fn put(&mut self, page: &[u8]) -> Result<ChunkRef, BackupError> {
+        let id = self.id_key.id(page);
+        // A frame of its own, so that reading one page fetches no others.
+        let mut frame = FrameDraft::default();
+        frame.push(id, page);
+        self.packs.push(frame)?;
+        Ok(ChunkRef { id, bytes: page.len() as u32 })
+    }
+
+    /// Seals what is there; where each page lies.
+    fn place(&mut self) -> Result<HashMap<ChunkId, Place>, BackupError> {
+        Ok(self.packs.flush()?.into_iter().collect())
+    }
+}
+
+/// Signs the head that names the new snapshot, brings it to the vault's holders, and returns once enough of them have it.
+pub(crate) async fn commit_head(node: &Arc<Node>, snapshot: Snapshot) -> Result<Signed<Head>, BackupError> {
+    let mut body = node.vault.body();
+    body.snapshots.push(snapshot);
+    let head = node.vault.sign_head(&body).map_err(|error| BackupError::Catalogue(error.to_string()))?;
+    let holders = node.sets.holders();
+    // A head is safe where a stripe of the catalogue would be: at more than half of what may be lost beyond what is needed.
+    let needed = node.sets.all().iter().map(|set| set.slots.len().div_ceil(2)).max().unwrap_or(1);
+    let mut asking: FuturesUnordered<_> = holders.iter().map(|holder| send_head(node, *holder, &head)).collect();
+    let mut accepted = 0;
+    while let Ok(Some(done)) = tokio::time::timeout(HEAD_LIMIT, asking.next()).await {
+        accepted += usize::from(done);
+        if accepted >= needed {
+            break;
+        }
+    }
+    drop(asking);
+    if accepted < needed {
+        return Err(BackupError::TooFewHeads { accepted, needed });
+    }
+    node.vault.accept_head(&head, body)?;
+    Ok(head)
+}
+
+/// Whether a holder has the head now.
+pub(crate) async fn send_head(node: &Node, holder: backmesh_format::NodeId, head: &Signed<Head>) -> bool {
+    let head = Box::new(head.clone());
+    match node.outgoing.ask(holder, move |call| StoreRequest::Head { call, head }.encode_parts().0).await {
+        Ok(StoreReply::Done { .. }) => true,
+        Ok(StoreReply::Refused { text, .. }) => {
+            tracing::warn!(%holder, "a holder refused a head: {text}");
+            false
+        }
+        Err(_) => false,
+    }
+}

@@ -1,0 +1,368 @@
+//! Reads a vault back from its holders: ranges of shards, each proven against its root; packs decoded around what is missing; frames
+//! opened; chunks compared with their ids. Whoever holds the vault's keys can do this, member or not.
+
+mod proof;
+mod ranges;
+
+pub use proof::Prover;
+
+use crate::lanes::{Dialect, Lanes};
+use backmesh_codec::{frame, seal};
+use backmesh_format::copyset::Copyset;
+use backmesh_format::index::{FramePlace, PackPlace, Place};
+use backmesh_format::keys::ChunkIdKey;
+use backmesh_format::membership::MemberState;
+use backmesh_format::stripe::Stripe;
+use backmesh_format::vault::{Head, HeadBody, VaultPointer, WriterCert, check_signed_by_writer};
+use backmesh_format::{ChunkId, CopysetId, NodeId, PackId, SealingKey, Signed, VaultId};
+use backmesh_mesh::message::{READ_REPLY_FRAME_BYTES_MAX, ReadReply, ReadRequest};
+use backmesh_net::{Net, Protocol};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+/// Records of packs kept in memory; each takes about 1 KiB.
+const STRIPES_KEPT: usize = 4096;
+
+/// Why something could not be read.
+#[derive(Debug, Clone, Error)]
+pub enum FetchError {
+    /// Fewer shards could be had than the pack needs.
+    #[error("{have} of the {need} shards that rebuild pack {pack:?} can be reached; missing are those of {}", names(.missing))]
+    TooFewShards {
+        /// The pack.
+        pack: PackId,
+        /// How many were had.
+        have: usize,
+        /// How many are needed.
+        need: usize,
+        /// Whose shards were not.
+        missing: Vec<NodeId>,
+    },
+    /// No holder knows the pack's record.
+    #[error("none of the {asked} holders asked has the record of pack {pack:?}")]
+    NoRecord {
+        /// The pack.
+        pack: PackId,
+        /// How many were asked.
+        asked: usize,
+    },
+    /// No holder knows the set.
+    #[error("nobody who can be reached knows who holds pack {0:?}")]
+    NoCopyset(PackId),
+    /// The key that opens the pack is not here.
+    #[error("pack {0:?} is sealed to a key that is not on this machine: it is locked, or the phrase is of another generation")]
+    Locked(PackId),
+    /// The key that opens the head is not here.
+    #[error("a head of generation {generation} is sealed to a key that is not here: another phrase, or a locked machine")]
+    LockedHead {
+        /// The generation of its writer.
+        generation: u64,
+    },
+    /// The head's body is not what was written.
+    #[error("a head of the vault does not open: {what}")]
+    DamagedHead {
+        /// What was wrong.
+        what: String,
+    },
+    /// What came back is not what was written, although its roots are signed.
+    #[error("pack {pack:?} does not open: {what}")]
+    Damaged {
+        /// The pack.
+        pack: PackId,
+        /// What was wrong.
+        what: String,
+    },
+    /// The index names no place for a chunk.
+    #[error("the index does not know where chunk {0:?} lies")]
+    UnknownChunk(ChunkId),
+    /// A page of the catalogue or of the index makes no sense.
+    #[error(transparent)]
+    Decode(#[from] backmesh_format::DecodeError),
+}
+
+fn names(nodes: &[NodeId]) -> String {
+    let names: Vec<String> = nodes.iter().map(|node| format!("{node:?}")).collect();
+    names.join(", ")
+}
+
+/// The keys that open a vault's packs: one per generation.
+#[derive(Clone, Default)]
+pub struct Unsealing(Vec<(SealingKey, Arc<Zeroizing<[u8; 32]>>)>);
+
+impl Unsealing {
+    /// From the secrets of some generations.
+    pub fn new(secrets: impl IntoIterator<Item = Zeroizing<[u8; 32]>>) -> Self {
+        Self(secrets.into_iter().map(|secret| (seal::sealing_key(&secret), Arc::new(secret))).collect())
+    }
+
+    /// Whether no key is here.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Opens the one of `slots` that is sealed to a key that is here.
+    pub fn open(&self, slots: &[backmesh_format::stripe::KeySlot]) -> Option<seal::PackKey> {
+        let fitting =
+            slots.iter().find_map(|slot| self.0.iter().find(|(key, _)| *key == slot.recipient).map(|(_, secret)| (slot, secret)));
+        fitting.and_then(|(slot, secret)| seal::open_key(slot, secret).ok())
+    }
+
+    /// Opens a head's body.
+    ///
+    /// # Errors
+    /// Where no key that is here opens it, or its bytes make no sense.
+    pub fn open_head(&self, head: &Head) -> Result<HeadBody, FetchError> {
+        let secret =
+            head.keys.iter().find_map(|slot| self.0.iter().find(|(key, _)| *key == slot.recipient)).map(|(_, secret)| secret);
+        let secret = secret.ok_or(FetchError::LockedHead { generation: head.writer.generation })?;
+        seal::open_head(head, secret).map_err(|error| FetchError::DamagedHead { what: error.to_string() })
+    }
+}
+
+/// A pack's record, checked, and its key.
+pub(crate) struct OpenStripe {
+    pub(crate) record: Stripe,
+    key: seal::PackKey,
+}
+
+/// A frame, opened and decompressed.
+pub type Frame = Arc<Vec<u8>>;
+
+/// A vault, as its holders have it.
+pub struct Fetcher {
+    lanes: Lanes<ReadReply>,
+    vault: VaultId,
+    unsealing: Unsealing,
+    id_key: ChunkIdKey,
+    sets: Mutex<HashMap<CopysetId, Arc<Signed<Copyset>>>>,
+    stripes: Mutex<HashMap<PackId, Arc<OpenStripe>>>,
+    bytes_fetched: AtomicU64,
+    pub(crate) ranks: ranges::Ranks,
+}
+
+impl Fetcher {
+    /// Reads `vault` over `net`, proving to each holder that this side may.
+    pub fn new(net: Net, prover: Prover, unsealing: Unsealing, id_key: ChunkIdKey) -> Self {
+        let vault = prover.vault();
+        let dialect = Dialect {
+            protocol: Protocol::Read,
+            answer_bytes_max: READ_REPLY_FRAME_BYTES_MAX,
+            decode: |frame| ReadReply::decode(frame).ok().and_then(|reply| reply.call().map(|call| (call, reply))),
+            greeting: Some(prover.greeting(net.local())),
+        };
+        Self {
+            lanes: Lanes::new(net, dialect),
+            vault,
+            unsealing,
+            id_key,
+            sets: Mutex::default(),
+            stripes: Mutex::default(),
+            bytes_fetched: AtomicU64::new(0),
+            ranks: ranges::Ranks::default(),
+        }
+    }
+
+    /// The vault.
+    pub fn vault(&self) -> VaultId {
+        self.vault
+    }
+
+    /// The keys that open it.
+    pub fn unsealing(&self) -> &Unsealing {
+        &self.unsealing
+    }
+
+    /// The key of its chunk ids.
+    pub fn id_key(&self) -> &ChunkIdKey {
+        &self.id_key
+    }
+
+    /// Bytes of shards fetched since the start, proofs included.
+    pub fn bytes_fetched(&self) -> u64 {
+        self.bytes_fetched.load(Ordering::Relaxed)
+    }
+
+    /// Learns who holds what. Sets that the vault's own writers did not sign are passed over; of two versions the higher counts.
+    pub fn learn_sets(&self, sets: impl IntoIterator<Item = Signed<Copyset>>) {
+        let mut known = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
+        for set in sets {
+            let newer = known.get(&set.copyset).is_none_or(|known| known.sequence < set.sequence);
+            if set.writer.vault == self.vault && newer && check_signed_by_writer(&set, &set.writer).is_ok() {
+                known.insert(set.copyset, Arc::new(set));
+            }
+        }
+    }
+
+    /// All sets that are known.
+    pub fn sets(&self) -> Vec<Signed<Copyset>> {
+        self.sets.lock().unwrap_or_else(PoisonError::into_inner).values().map(|set| (**set).clone()).collect()
+    }
+
+    /// Everyone who holds something, in no order.
+    pub fn holders(&self) -> Vec<NodeId> {
+        let known = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut holders: Vec<NodeId> = known.values().flat_map(|set| set.slots.iter().copied()).collect();
+        holders.sort_unstable();
+        holders.dedup();
+        holders
+    }
+
+    /// Asks one member for the vault's heads, checked but not opened; none where it cannot be reached.
+    pub async fn heads_of(&self, holder: NodeId) -> Option<Vec<Signed<Head>>> {
+        let mut heads = Vec::new();
+        let mut after = None;
+        loop {
+            let reply = self.lanes.ask(holder, move |call| ReadRequest::Heads { call, after }.encode()).await.ok()?;
+            let ReadReply::Heads { heads: some, more, .. } = reply else { return Some(heads) };
+            after = some.last().map(Signed::hash);
+            heads.extend(
+                some.into_iter()
+                    .filter(|head| head.writer.vault == self.vault && check_signed_by_writer(head, &head.writer).is_ok()),
+            );
+            if !more || after.is_none() {
+                return Some(heads);
+            }
+        }
+    }
+
+    /// Asks one member for the vault's copysets and learns them; whether it could be reached.
+    pub async fn learn_sets_of(&self, holder: NodeId) -> bool {
+        let mut after = None;
+        loop {
+            let Ok(reply) = self.lanes.ask(holder, move |call| ReadRequest::Copysets { call, after }.encode()).await else {
+                return false;
+            };
+            let ReadReply::Copysets { copysets: sets, more, .. } = reply else { return true };
+            after = sets.last().map(|set| set.copyset);
+            self.learn_sets(sets);
+            if !more || after.is_none() {
+                return true;
+            }
+        }
+    }
+
+    /// Asks one member where the vault lies: its pointers, and where members are that may hold something of it.
+    pub async fn locate(&self, member: NodeId) -> Option<(Vec<Signed<VaultPointer>>, Vec<Signed<MemberState>>)> {
+        match self.lanes.ask(member, |call| ReadRequest::Where { call }.encode()).await.ok()? {
+            ReadReply::Where { pointers, states, .. } => {
+                let genuine = |pointer: &Signed<VaultPointer>| {
+                    pointer.writer.vault == self.vault && check_signed_by_writer(pointer, &pointer.writer).is_ok()
+                };
+                Some((pointers.into_iter().filter(genuine).collect(), states))
+            }
+            _ => None,
+        }
+    }
+
+    /// Opens some frames of one pack; neighbours are fetched as one range.
+    ///
+    /// # Errors
+    /// [`FetchError`].
+    pub async fn frames(&self, place: &PackPlace, frames: &[FramePlace]) -> Result<Vec<(u32, Frame)>, FetchError> {
+        let stripe = self.stripe(place).await?;
+        let mut wanted: Vec<FramePlace> = frames.to_vec();
+        wanted.sort_unstable_by_key(|frame| frame.frame_offset);
+        wanted.dedup_by_key(|frame| frame.frame);
+        let mut fetching: FuturesUnordered<_> = runs(&wanted).map(|run| self.open_run(&stripe, run)).collect();
+        let mut opened = Vec::with_capacity(wanted.len());
+        while let Some(run) = fetching.next().await {
+            opened.extend(run?);
+        }
+        Ok(opened)
+    }
+
+    /// One chunk, compared with its id.
+    ///
+    /// # Errors
+    /// [`FetchError`].
+    pub async fn chunk(&self, place: &Place, id: &ChunkId) -> Result<Vec<u8>, FetchError> {
+        let frames = self.frames(&place.pack, &[place.at]).await?;
+        let (_, frame) = frames.first().ok_or(FetchError::UnknownChunk(*id))?;
+        self.chunk_in(frame, place, id).map(<[u8]>::to_vec)
+    }
+
+    /// A chunk of an opened frame, compared with its id.
+    ///
+    /// # Errors
+    /// `Damaged` where it is another.
+    pub fn chunk_in<'a>(&self, frame: &'a [u8], place: &Place, id: &ChunkId) -> Result<&'a [u8], FetchError> {
+        frame::chunk_in(frame, &place.at, id, &self.id_key)
+            .map_err(|error| FetchError::Damaged { pack: place.pack.pack, what: error.to_string() })
+    }
+
+    async fn open_run(&self, stripe: &Arc<OpenStripe>, run: &[FramePlace]) -> Result<Vec<(u32, Frame)>, FetchError> {
+        let start = run.first().map_or(0, |frame| frame.frame_offset);
+        let end = run.last().map_or(0, |frame| frame.frame_offset + frame.frame_sealed_bytes);
+        let bytes = self.range(stripe, start..end).await?;
+        let (stripe, run) = (Arc::clone(stripe), run.to_vec());
+        let opened = tokio::task::spawn_blocking(move || {
+            run.iter()
+                .map(|place| {
+                    let from = (place.frame_offset - start) as usize;
+                    let sealed = &bytes[from..from + place.frame_sealed_bytes as usize];
+                    let content = frame::open_frame(&stripe.key, &stripe.record.pack, place.frame, sealed);
+                    content.map(|content| (place.frame, Arc::new(content)))
+                })
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(|error| FetchError::Damaged { pack: stripe.record.pack, what: error.to_string() })
+        });
+        opened.await.unwrap_or_else(|_| Ok(Vec::new()))
+    }
+
+    pub(crate) fn set_of(&self, stripe: &PackPlace) -> Option<Arc<Signed<Copyset>>> {
+        self.sets.lock().unwrap_or_else(PoisonError::into_inner).get(&stripe.copyset).cloned()
+    }
+
+    /// A pack's record: the first that a holder gives and that one of the vault's writers signed.
+    async fn stripe(&self, place: &PackPlace) -> Result<Arc<OpenStripe>, FetchError> {
+        if let Some(stripe) = self.stripes.lock().unwrap_or_else(PoisonError::into_inner).get(&place.pack) {
+            return Ok(Arc::clone(stripe));
+        }
+        let set = self.set_of(place).ok_or(FetchError::NoCopyset(place.pack))?;
+        let pack = place.pack;
+        let mut asked = 0;
+        for holder in self.ranks.order(&set.slots, &pack) {
+            asked += 1;
+            let reply = self.lanes.ask(holder, move |call| ReadRequest::Stripe { call, pack }.encode()).await;
+            self.ranks.note(holder, reply.is_ok());
+            let Ok(ReadReply::Stripe { stripe: signed, .. }) = reply else { continue };
+            if !self.is_genuine(&signed, place) {
+                self.ranks.note(holder, false);
+                continue;
+            }
+            let key = self.unsealing.open(&signed.keys).ok_or(FetchError::Locked(pack))?;
+            let stripe = Arc::new(OpenStripe { record: signed.into_inner(), key });
+            let mut stripes = self.stripes.lock().unwrap_or_else(PoisonError::into_inner);
+            if stripes.len() >= STRIPES_KEPT {
+                stripes.clear();
+            }
+            stripes.insert(pack, Arc::clone(&stripe));
+            return Ok(stripe);
+        }
+        Err(FetchError::NoRecord { pack, asked })
+    }
+
+    /// Whether a record is the one that the index means, and one of the vault's writers signed it.
+    fn is_genuine(&self, stripe: &Signed<Stripe>, place: &PackPlace) -> bool {
+        let as_meant = stripe.vault == self.vault
+            && stripe.pack == place.pack
+            && stripe.class == place.class
+            && stripe.copyset == place.copyset;
+        let signed = |writer: &WriterCert| {
+            writer.generation == stripe.generation && writer.seat == stripe.seat && stripe.signed_by(&writer.writer)
+        };
+        let sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
+        as_meant && stripe.check().is_ok() && sets.values().any(|set| signed(&set.writer))
+    }
+}
+
+/// Neighbouring frames, and those with little between them, belong to one run: fetching a little too much is cheaper than asking twice.
+fn runs(frames: &[FramePlace]) -> impl Iterator<Item = &[FramePlace]> {
+    const GAP_BYTES: u32 = 64 << 10;
+    frames.chunk_by(|a, b| b.frame_offset.saturating_sub(a.frame_offset + a.frame_sealed_bytes) <= GAP_BYTES)
+}

@@ -1,0 +1,168 @@
+//! Ranges of packs from ranges of shards: data shards first, and where one cannot be had, the same range of any k others decodes it.
+
+use super::{FetchError, Fetcher, OpenStripe};
+use backmesh_codec::{stripe as coding, tree};
+use backmesh_format::index::PackPlace;
+use backmesh_format::{NodeId, PackId};
+use backmesh_mesh::message::{ReadReply, ReadRequest};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::sleep;
+
+/// How long a holder may take before another shard is asked for beside its own. It goes on being waited for.
+const HEDGE_AFTER: Duration = Duration::from_millis(1500);
+
+/// How holders have answered so far: who failed last is asked last.
+#[derive(Default)]
+pub(crate) struct Ranks(Mutex<HashMap<NodeId, u32>>);
+
+impl Ranks {
+    /// Remembers that a holder answered well, or did not.
+    pub(crate) fn note(&self, holder: NodeId, well: bool) {
+        let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = failures.entry(holder).or_default();
+        *count = if well { *count / 2 } else { (*count + 4).min(64) };
+    }
+
+    /// How badly a holder has done.
+    pub(crate) fn failures(&self, holder: &NodeId) -> u32 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(holder).copied().unwrap_or(0)
+    }
+
+    /// Holders in the order in which to ask: the reliable first, equal ones in an order that differs from pack to pack.
+    pub(crate) fn order(&self, holders: &[NodeId], pack: &PackId) -> Vec<NodeId> {
+        let turn = usize::from(pack.0[0]) % holders.len().max(1);
+        let mut order: Vec<NodeId> = holders.iter().cycle().skip(turn).take(holders.len()).copied().collect();
+        order.sort_by_key(|holder| self.failures(holder));
+        order
+    }
+}
+
+impl Fetcher {
+    /// A range of a pack's bytes.
+    pub(super) async fn range(&self, stripe: &OpenStripe, range: Range<u32>) -> Result<Vec<u8>, FetchError> {
+        let shard_bytes = stripe.record.shard_bytes;
+        let mut pieces: FuturesUnordered<_> =
+            (range.start / shard_bytes..=range.end.saturating_sub(1) / shard_bytes)
+                .map(|shard| {
+                    let begin = shard * shard_bytes;
+                    let piece = range.start.max(begin) - begin..range.end.min(begin.saturating_add(shard_bytes)) - begin;
+                    async move {
+                        self.data_piece(stripe, shard as usize, piece.clone()).await.map(|bytes| (begin + piece.start, bytes))
+                    }
+                })
+                .collect();
+        let mut whole = vec![0; range.len()];
+        while let Some(piece) = pieces.next().await {
+            let (offset, bytes) = piece?;
+            let from = (offset - range.start) as usize;
+            whole[from..from + bytes.len()].copy_from_slice(&bytes);
+        }
+        Ok(whole)
+    }
+
+    /// A range of a data shard: from its holder, or decoded from others where that one fails or is slow.
+    async fn data_piece(&self, stripe: &OpenStripe, shard: usize, range: Range<u32>) -> Result<Vec<u8>, FetchError> {
+        let own = self.shard_piece(stripe, shard, range.clone());
+        tokio::pin!(own);
+        let trusted = self.holder(stripe, shard).is_some_and(|holder| self.ranks.failures(&holder) < 8);
+        let first = if trusted {
+            tokio::select! { bytes = &mut own => Some(bytes), () = sleep(HEDGE_AFTER) => None }
+        } else {
+            None
+        };
+        match first {
+            Some(Some(bytes)) => Ok(bytes),
+            Some(None) => self.decoded_piece(stripe, shard, range, true).await,
+            None => {
+                let decoded = self.decoded_piece(stripe, shard, range, false);
+                tokio::pin!(decoded);
+                tokio::select! {
+                    Some(bytes) = &mut own => Ok(bytes),
+                    decoded = &mut decoded => match decoded {
+                        Ok(bytes) => Ok(bytes),
+                        Err(error) => own.await.ok_or(error),
+                    },
+                }
+            }
+        }
+    }
+
+    /// A range of a data shard from the same range of k others, the reliable holders first, one more for each that fails or is slow.
+    async fn decoded_piece(
+        &self,
+        stripe: &OpenStripe,
+        wanted: usize,
+        range: Range<u32>,
+        failed: bool,
+    ) -> Result<Vec<u8>, FetchError> {
+        let (k, n) = (usize::from(stripe.record.k), stripe.record.n());
+        let mut order: Vec<usize> = (0..n).filter(|shard| *shard != wanted).collect();
+        order.sort_by_key(|shard| self.holder(stripe, *shard).map_or(u32::MAX, |holder| self.ranks.failures(&holder)));
+        let mut rest = order.into_iter();
+        let ask = |shard: usize| {
+            let range = range.clone();
+            async move { (shard, self.shard_piece(stripe, shard, range).await) }
+        };
+        let mut asking: FuturesUnordered<_> = rest.by_ref().take(k).map(ask).collect();
+        let mut shards: Vec<Option<Vec<u8>>> = vec![None; n];
+        let mut missing = if failed { vec![wanted] } else { Vec::new() };
+        let mut have = 0;
+        while have < k {
+            tokio::select! {
+                answer = asking.next() => match answer {
+                    Some((shard, Some(bytes))) => {
+                        shards[shard] = Some(bytes);
+                        have += 1;
+                    }
+                    Some((shard, None)) => {
+                        missing.push(shard);
+                        asking.extend(rest.next().map(ask));
+                    }
+                    None => return Err(self.too_few(stripe, have, &missing)),
+                },
+                () = sleep(HEDGE_AFTER), if rest.len() > 0 => asking.extend(rest.next().map(ask)),
+            }
+        }
+        let present: Vec<(usize, &[u8])> =
+            shards.iter().enumerate().filter_map(|(shard, bytes)| bytes.as_deref().map(|bytes| (shard, bytes))).collect();
+        coding::rebuild_range(k, &present, wanted)
+            .map_err(|error| FetchError::Damaged { pack: stripe.record.pack, what: error.to_string() })
+    }
+
+    fn too_few(&self, stripe: &OpenStripe, have: usize, missing: &[usize]) -> FetchError {
+        let missing = missing.iter().filter_map(|shard| self.holder(stripe, *shard)).collect();
+        FetchError::TooFewShards { pack: stripe.record.pack, have, need: usize::from(stripe.record.k), missing }
+    }
+
+    fn holder(&self, stripe: &OpenStripe, shard: usize) -> Option<NodeId> {
+        let record = &stripe.record;
+        let set = self.set_of(&PackPlace { pack: record.pack, copyset: record.copyset, class: record.class })?;
+        set.slots.get(record.slot_of(shard)).copied()
+    }
+
+    /// A range of a shard from its holder, proven against the shard's root.
+    async fn shard_piece(&self, stripe: &OpenStripe, shard: usize, range: Range<u32>) -> Option<Vec<u8>> {
+        let holder = self.holder(stripe, shard)?;
+        let pack = stripe.record.pack;
+        let (offset, bytes) = (range.start, range.end - range.start);
+        let request =
+            move |call| ReadRequest::Range { call, pack, shard: shard as u8, offset, bytes, with_stripe: false }.encode();
+        let reply = self.lanes.ask(holder, request).await;
+        let piece = match reply {
+            Ok(ReadReply::Range { proof, .. }) => {
+                self.bytes_fetched.fetch_add(proof.len() as u64, Ordering::Relaxed);
+                let root = stripe.record.shard_roots.get(shard)?;
+                tree::verify(root, stripe.record.shard_bytes.into(), offset.into()..range.end.into(), &proof).ok()
+            }
+            _ => None,
+        };
+        self.ranks.note(holder, piece.is_some());
+        piece
+    }
+}

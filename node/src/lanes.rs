@@ -1,0 +1,204 @@
+//! Lanes: one pipelined stream per peer for requests that each get one answer. A lane opens its stream with its first request, and
+//! anew after it broke; what was under way then is answered with [`Unreachable`], never silently lost.
+
+use backmesh_format::NodeId;
+use backmesh_net::{FrameReader, FrameWriter, Net, Protocol};
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use thiserror::Error;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+
+/// Requests that wait in one lane. Two keep a stream busy; more would only hold memory.
+const LANE_WAITING: usize = 2;
+/// Requests sent on one lane and not yet answered. Holders sync in batches, so many small ones cost one sync.
+const LANE_UNANSWERED: usize = 64;
+/// How long a peer may take to answer. A desktop's disk that was asleep takes some seconds to wake.
+const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+/// How long opening a stream and its greeting may take.
+const OPEN_LIMIT: Duration = Duration::from_secs(10);
+
+/// No connection to the peer, or it broke, or no answer came in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("not reachable")]
+pub struct Unreachable;
+
+/// What both sides say before the first request: done with the stream's two ends, which it gives back, or none where it failed.
+pub type Greeting = Arc<
+    dyn Fn(NodeId, FrameReader, FrameWriter) -> Pin<Box<dyn Future<Output = Option<(FrameReader, FrameWriter)>> + Send>>
+        + Send
+        + Sync,
+>;
+
+/// How the frames of a lane's answers are read.
+pub struct Dialect<A> {
+    /// The stream's protocol.
+    pub protocol: Protocol,
+    /// The longest answer, in bytes.
+    pub answer_bytes_max: usize,
+    /// The call that a frame answers, and the answer; none for a frame that has no meaning, which ends the stream.
+    pub decode: fn(Vec<u8>) -> Option<(u64, A)>,
+    /// What is said first.
+    pub greeting: Option<Greeting>,
+}
+
+struct Job<A> {
+    head: Box<dyn FnOnce(u64) -> Vec<u8> + Send>,
+    body: Option<Arc<Vec<u8>>>,
+    answer: oneshot::Sender<A>,
+}
+
+type Unanswered<A> = Arc<Mutex<HashMap<u64, oneshot::Sender<A>>>>;
+
+/// The lanes of one dialect to all peers.
+pub struct Lanes<A> {
+    net: Net,
+    dialect: Arc<Dialect<A>>,
+    lanes: Mutex<HashMap<NodeId, mpsc::Sender<Job<A>>>>,
+    bytes_sent: Arc<AtomicU64>,
+}
+
+impl<A: Send + 'static> Lanes<A> {
+    /// Lanes over `net`; none is open yet.
+    pub fn new(net: Net, dialect: Dialect<A>) -> Self {
+        Self { net, dialect: Arc::new(dialect), lanes: Mutex::default(), bytes_sent: Arc::default() }
+    }
+
+    /// Queues a request, its bytes being `head` for the call's number and then `body`; what comes back yields the answer. Dropping
+    /// the future before it is done takes the request back.
+    ///
+    /// # Errors
+    /// [`Unreachable`].
+    pub async fn send(
+        &self,
+        peer: NodeId,
+        head: impl FnOnce(u64) -> Vec<u8> + Send + 'static,
+        body: Option<Arc<Vec<u8>>>,
+    ) -> Result<oneshot::Receiver<A>, Unreachable> {
+        let (answer, answered) = oneshot::channel();
+        self.lane(peer).send(Job { head: Box::new(head), body, answer }).await.map_err(|_| Unreachable)?;
+        Ok(answered)
+    }
+
+    /// Sends a request without a body and waits for the answer.
+    ///
+    /// # Errors
+    /// [`Unreachable`].
+    pub async fn ask(&self, peer: NodeId, head: impl FnOnce(u64) -> Vec<u8> + Send + 'static) -> Result<A, Unreachable> {
+        self.send(peer, head, None).await?.await.map_err(|_| Unreachable)
+    }
+
+    /// All bytes given to streams since the start.
+    pub fn bytes_sent(&self) -> u64 {
+        self.bytes_sent.load(Ordering::Relaxed)
+    }
+
+    fn lane(&self, peer: NodeId) -> mpsc::Sender<Job<A>> {
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let lane = lanes.entry(peer).or_insert_with(|| {
+            let (sender, jobs) = mpsc::channel(LANE_WAITING);
+            tokio::spawn(run_lane(self.net.clone(), Arc::clone(&self.dialect), peer, jobs, Arc::clone(&self.bytes_sent)));
+            sender
+        });
+        lane.clone()
+    }
+}
+
+async fn run_lane<A: Send + 'static>(
+    net: Net,
+    dialect: Arc<Dialect<A>>,
+    peer: NodeId,
+    mut jobs: mpsc::Receiver<Job<A>>,
+    bytes_sent: Arc<AtomicU64>,
+) {
+    let mut open: Option<Line<A>> = None;
+    while let Some(job) = jobs.recv().await {
+        if open.as_ref().is_none_or(Line::is_broken) {
+            open = timeout(OPEN_LIMIT, Line::open(&net, &dialect, peer)).await.ok().flatten();
+        }
+        // Without a stream the job is dropped, and with it its answer: who waits for it learns that the peer cannot be reached.
+        let Some(line) = &mut open else { continue };
+        match line.send(job, jobs.is_empty()).await {
+            Some(bytes) => {
+                bytes_sent.fetch_add(bytes, Ordering::Relaxed);
+            }
+            None => open = None,
+        }
+    }
+}
+
+/// An open stream: this side writes requests, a task of its own reads the answers.
+struct Line<A> {
+    writer: FrameWriter,
+    calls: u64,
+    unanswered: Unanswered<A>,
+    room: Arc<Semaphore>,
+    reading: AbortHandle,
+}
+
+impl<A: Send + 'static> Line<A> {
+    async fn open(net: &Net, dialect: &Arc<Dialect<A>>, peer: NodeId) -> Option<Self> {
+        let (mut reader, mut writer) = net.open(peer, dialect.protocol).await.ok()?.split();
+        if let Some(greet) = &dialect.greeting {
+            (reader, writer) = greet(peer, reader, writer).await?;
+        }
+        let unanswered = Unanswered::default();
+        let room = Arc::new(Semaphore::new(LANE_UNANSWERED));
+        let reading = read_answers(reader, Arc::clone(dialect), Arc::clone(&unanswered), Arc::clone(&room));
+        Some(Self { writer, calls: 0, unanswered, room, reading: tokio::spawn(reading).abort_handle() })
+    }
+
+    fn is_broken(&self) -> bool {
+        self.reading.is_finished()
+    }
+
+    /// Writes one request; how many bytes it took, or none where the stream broke.
+    async fn send(&mut self, job: Job<A>, flush: bool) -> Option<u64> {
+        if self.room.available_permits() == 0 {
+            timeout(ANSWER_LIMIT, self.writer.flush()).await.ok()?.ok()?;
+        }
+        timeout(ANSWER_LIMIT, self.room.acquire()).await.ok()?.ok()?.forget();
+        self.calls += 1;
+        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner).insert(self.calls, job.answer);
+        let head = (job.head)(self.calls);
+        let body = job.body.as_ref().map_or(&[][..], |body| body);
+        timeout(ANSWER_LIMIT, self.writer.send_parts(&[&head, body])).await.ok()?.ok()?;
+        if flush {
+            timeout(ANSWER_LIMIT, self.writer.flush()).await.ok()?.ok()?;
+        }
+        // The stream may have broken between the check and the entry above, and nobody would ever answer.
+        if self.is_broken() { None } else { Some((head.len() + body.len()) as u64) }
+    }
+}
+
+impl<A> Drop for Line<A> {
+    fn drop(&mut self) {
+        self.reading.abort();
+        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+async fn read_answers<A>(mut reader: FrameReader, dialect: Arc<Dialect<A>>, unanswered: Unanswered<A>, room: Arc<Semaphore>) {
+    loop {
+        let frame = reader.next(dialect.answer_bytes_max);
+        tokio::pin!(frame);
+        let frame = loop {
+            match timeout(ANSWER_LIMIT, &mut frame).await {
+                Ok(Ok(Some(frame))) => break Some(frame),
+                Err(_) if unanswered.lock().unwrap_or_else(PoisonError::into_inner).is_empty() => {}
+                _ => break None,
+            }
+        };
+        let Some((call, answer)) = frame.and_then(dialect.decode) else { break };
+        if let Some(waiting) = unanswered.lock().unwrap_or_else(PoisonError::into_inner).remove(&call) {
+            waiting.send(answer).ok();
+            room.add_permits(1);
+        }
+    }
+    unanswered.lock().unwrap_or_else(PoisonError::into_inner).clear();
+}

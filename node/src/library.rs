@@ -1,0 +1,137 @@
+//! A vault as something to read in: pages of its catalogue, and where the chunks of its files lie. Blocking, for threads of their own;
+//! what it needs from holders it fetches through a [`Fetcher`].
+
+use crate::fetch::{FetchError, Fetcher, Frame};
+use backmesh_codec::catalogue::Pages;
+use backmesh_codec::segment::{PlacedPages, Segments};
+use backmesh_format::catalogue::CatalogueRoot;
+use backmesh_format::index::{ChunkRef, Place, SegmentRef, page_from_bytes};
+use backmesh_format::stripe::Purpose;
+use backmesh_format::vault::{HeadBody, Snapshot, SnapshotPage};
+use backmesh_format::{ChunkId, PackId};
+use backmesh_store::ChunkIndex;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use tokio::runtime::Handle;
+
+/// Opened frames kept for the pages in them; a frame holds about 1 MiB.
+const FRAMES_KEPT: usize = 16;
+
+/// Where chunks lie: in the local index where there is one, else in the segments that a head names.
+pub struct Places {
+    index: Option<Arc<ChunkIndex>>,
+    segments: Segments<Source>,
+}
+
+/// Pages by place, with the frames that were used last.
+#[derive(Clone)]
+struct Source {
+    fetcher: Arc<Fetcher>,
+    runtime: Handle,
+    frames: VecDeque<((PackId, u32), Frame)>,
+}
+
+/// Pages by name.
+pub struct PageReader {
+    places: Places,
+    source: Source,
+}
+
+/// A vault to read in.
+pub struct Library {
+    /// Pages of the catalogue.
+    pub pages: PageReader,
+    /// Where the chunks of files lie.
+    pub data: Places,
+    /// Who fetches.
+    pub fetcher: Arc<Fetcher>,
+    /// On which runtime.
+    pub runtime: Handle,
+    body: HeadBody,
+}
+
+impl Library {
+    /// What `body` names, with the help of a local index where there is one.
+    pub fn new(fetcher: Arc<Fetcher>, body: HeadBody, index: Option<Arc<ChunkIndex>>, runtime: Handle) -> Self {
+        let source = Source { fetcher: Arc::clone(&fetcher), runtime: runtime.clone(), frames: VecDeque::new() };
+        let places = |purpose: Purpose| {
+            let newest_first = body.segments.iter().rev().filter(move |segment| segment.purpose == purpose).cloned();
+            Places { index: index.clone(), segments: Segments::new(source.clone(), newest_first.collect::<Vec<SegmentRef>>()) }
+        };
+        let pages = PageReader { places: places(Purpose::Catalogue), source: source.clone() };
+        Self { pages, data: places(Purpose::Data), fetcher, runtime, body }
+    }
+
+    /// All snapshots of the vault, oldest first.
+    ///
+    /// # Errors
+    /// Where a page of older ones cannot be read.
+    pub fn snapshots(&mut self) -> Result<Vec<Snapshot>, FetchError> {
+        let mut snapshots = Vec::new();
+        for older in &self.body.older {
+            let page: SnapshotPage = page_from_bytes(&self.pages.page(older)?)?;
+            snapshots.extend(page.snapshots);
+        }
+        snapshots.extend(self.body.snapshots.iter().cloned());
+        Ok(snapshots)
+    }
+
+    /// A snapshot's catalogue.
+    pub fn catalogue(&mut self, root: Option<CatalogueRoot>) -> backmesh_codec::catalogue::Catalogue<&mut PageReader> {
+        backmesh_codec::catalogue::Catalogue::new(&mut self.pages, root)
+    }
+}
+
+impl Places {
+    /// Where each chunk lies, or why that is not known.
+    pub fn of(&mut self, ids: &[ChunkId]) -> Vec<Result<Place, FetchError>> {
+        let local = |id: &ChunkId| self.index.as_ref().and_then(|index| index.place(id).ok().flatten());
+        let mut places: Vec<Option<Place>> = ids.iter().map(local).collect();
+        let missing: Vec<usize> = (0..ids.len()).filter(|at| places[*at].is_none()).collect();
+        let wanted: Vec<ChunkId> = missing.iter().map(|at| ids[*at]).collect();
+        let mut errors = Vec::new();
+        if !wanted.is_empty() {
+            let found = self.segments.lookup_all(&wanted);
+            errors = found.errors;
+            for (at, place) in missing.into_iter().zip(found.places) {
+                places[at] = place;
+            }
+        }
+        let absent = |id: &ChunkId| errors.first().cloned().unwrap_or(FetchError::UnknownChunk(*id));
+        ids.iter().zip(places).map(|(id, place)| place.ok_or_else(|| absent(id))).collect()
+    }
+}
+
+impl Source {
+    fn frame(&mut self, place: &Place) -> Result<Frame, FetchError> {
+        let name = (place.pack.pack, place.at.frame);
+        if let Some((_, frame)) = self.frames.iter().find(|(kept, _)| *kept == name) {
+            return Ok(Arc::clone(frame));
+        }
+        let fetched = self.runtime.block_on(self.fetcher.frames(&place.pack, &[place.at]))?;
+        let (_, frame) = fetched.into_iter().next().ok_or(FetchError::NoCopyset(place.pack.pack))?;
+        if self.frames.len() >= FRAMES_KEPT {
+            self.frames.pop_front();
+        }
+        self.frames.push_back((name, Arc::clone(&frame)));
+        Ok(frame)
+    }
+}
+
+impl PlacedPages for Source {
+    type Error = FetchError;
+
+    fn fetch(&mut self, place: &Place, id: &ChunkId) -> Result<Vec<u8>, FetchError> {
+        let frame = self.frame(place)?;
+        self.fetcher.chunk_in(&frame, place, id).map(<[u8]>::to_vec)
+    }
+}
+
+impl Pages for PageReader {
+    type Error = FetchError;
+
+    fn page(&mut self, chunk: &ChunkRef) -> Result<Vec<u8>, FetchError> {
+        let place = self.places.of(&[chunk.id]).pop().unwrap_or(Err(FetchError::UnknownChunk(chunk.id)))?;
+        self.source.fetch(&place, &chunk.id)
+    }
+}

@@ -1,0 +1,185 @@
+//! All parts of a running node, as the agent holds them together.
+
+use crate::fetch::Fetcher;
+use crate::holder::Holder;
+use crate::lanes::{Dialect, Lanes};
+use crate::library::Library;
+use crate::members::Members;
+use crate::outbox::Outbox;
+use crate::serve::failed;
+use crate::sets::Sets;
+use crate::state::{Config, State};
+use crate::vault::Vault;
+use backmesh_control::{ExitCode, Failure};
+use backmesh_format::NodeId;
+use backmesh_mesh::message::{STORE_REPLY_FRAME_BYTES_MAX, StoreReply};
+use backmesh_net::{Net, Protocol};
+use backmesh_store::{
+    ChunkIndex, ChunkIndexOptions, RealDisk, Records, SharedDisk, Spool, StatCache, StatCacheReader, StatCacheWriter,
+};
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+/// A running node.
+pub struct Node {
+    /// The state folder.
+    pub state: PathBuf,
+    /// The network.
+    pub net: Net,
+    /// The workgroup, as it is known here.
+    pub members: Arc<Members>,
+    /// What is kept for others.
+    pub holder: Arc<Holder>,
+    /// The node's own vault.
+    pub vault: Arc<Vault>,
+    /// Its copysets.
+    pub sets: Arc<Sets>,
+    /// Which of its chunks lies where.
+    pub index: Arc<ChunkIndex>,
+    /// Its packs on their way.
+    pub outbox: Arc<Outbox>,
+    /// Streams to its holders.
+    pub outgoing: Arc<Lanes<StoreReply>>,
+    /// Who reads it.
+    pub fetcher: Arc<Fetcher>,
+    /// Held by the backup that runs.
+    pub backing_up: tokio::sync::Mutex<()>,
+    /// What the node waits for before it can back up; none in everyday life.
+    pub taking_over: bool,
+    files: State,
+    config: Mutex<Config>,
+    stat_cache: StatCache,
+    ending: watch::Sender<bool>,
+}
+
+impl Node {
+    /// Opens everything below the state folder. The network runs already.
+    ///
+    /// # Errors
+    /// What cannot be opened, and why.
+    pub fn open(
+        files: State,
+        net: Net,
+        members: Arc<Members>,
+        records: Arc<Records>,
+        ending: watch::Sender<bool>,
+    ) -> anyhow::Result<Self> {
+        let disk: SharedDisk = Arc::new(RealDisk);
+        let config = files.config()?;
+        let vault = Arc::new(Vault::open(&files, Arc::clone(&records))?);
+        let sets = Arc::new(Sets::open(Arc::clone(&records), Arc::clone(&members), Arc::clone(&vault.writer))?);
+        let index = Arc::new(open_index(&disk, &files)?);
+        let dialect = Dialect {
+            protocol: Protocol::Store,
+            answer_bytes_max: STORE_REPLY_FRAME_BYTES_MAX,
+            decode: |frame| StoreReply::decode(&frame).ok().map(|reply| (reply.call(), reply)),
+            greeting: None,
+        };
+        let outgoing = Arc::new(Lanes::new(net.clone(), dialect));
+        let (spool, damaged) = Spool::open(Arc::clone(&disk), &files.spool_path())?;
+        damaged.iter().for_each(|problem| tracing::warn!("{problem}"));
+        let spool = Arc::new(spool);
+        let outbox = Arc::new(Outbox::open(spool, Arc::clone(&index), Arc::clone(&outgoing), Arc::clone(&sets))?);
+        let fetcher = Fetcher::new(net.clone(), vault.prover(), vault.unsealing.clone(), vault.id_key.clone());
+        fetcher.learn_sets(sets.all().iter().map(|set| (**set).clone()));
+        let holder = Holder::open(&disk, &files, records, Arc::clone(&members), config.offer_bytes)?;
+        Ok(Self {
+            state: files.folder().to_owned(),
+            net,
+            members,
+            holder: Arc::new(holder),
+            sets,
+            index,
+            outbox,
+            outgoing,
+            fetcher: Arc::new(fetcher),
+            backing_up: tokio::sync::Mutex::default(),
+            taking_over: files.takeover_pending()?,
+            stat_cache: StatCache::open(disk, &files.stat_cache_path())?,
+            vault,
+            files,
+            config: Mutex::new(config),
+            ending,
+        })
+    }
+
+    /// The state folder's files.
+    pub fn files(&self) -> &State {
+        &self.files
+    }
+
+    /// How many shards of the vault each holder keeps, as far as it was acknowledged.
+    pub fn shards_by_holder(&self) -> HashMap<NodeId, u64> {
+        let missing = self.outbox.missing_by_holder();
+        let mut held: HashMap<NodeId, u64> = HashMap::new();
+        for pack in self.index.packs(0..u32::MAX).unwrap_or_default() {
+            for holder in self.sets.get(&pack.place.copyset).iter().flat_map(|set| &set.slots) {
+                *held.entry(*holder).or_default() += 1;
+            }
+        }
+        for (holder, count) in missing {
+            held.entry(holder).and_modify(|held| *held = held.saturating_sub(count));
+        }
+        held
+    }
+
+    /// What the configuration says now.
+    pub fn config(&self) -> Config {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reads the configuration again.
+    ///
+    /// # Errors
+    /// Where it makes no sense; the one before stays.
+    pub fn reload(&self) -> Result<(), Failure> {
+        let config = self.files.config().map_err(failed)?;
+        self.holder.set_offer(config.offer_bytes);
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
+        Ok(())
+    }
+
+    /// Asks the agent to end.
+    pub fn stop(&self) {
+        self.ending.send(true).ok();
+    }
+
+    /// The cache of the backup before, and a new one to be written.
+    ///
+    /// # Errors
+    /// Where none can be written.
+    pub fn stat_cache(&self) -> Result<(StatCacheReader, StatCacheWriter), backmesh_store::StatCacheError> {
+        let epoch = self.index.epoch();
+        Ok((self.stat_cache.reader(&epoch), self.stat_cache.writer(&epoch)?))
+    }
+
+    /// The vault, to read in.
+    ///
+    /// # Errors
+    /// Where there is no snapshot, or the vault is locked.
+    pub fn library(&self) -> Result<Library, Failure> {
+        if self.vault.unsealing.is_empty() {
+            let hint = "unlock it with the recovery phrase";
+            return Err(Failure::new(ExitCode::WrongKey, "the vault is locked on this machine").with_hint(hint));
+        }
+        self.fetcher.learn_sets(self.sets.all().iter().map(|set| (**set).clone()));
+        Ok(Library::new(Arc::clone(&self.fetcher), self.vault.body(), Some(Arc::clone(&self.index)), Handle::current()))
+    }
+}
+
+/// The local index is a cache of what the vault's own index says: a damaged one is begun anew. What is stored already is then stored
+/// once more, which costs space and loses nothing.
+fn open_index(disk: &SharedDisk, files: &State) -> anyhow::Result<ChunkIndex> {
+    let folder = files.index_path();
+    match ChunkIndex::open(Arc::clone(disk), &folder, ChunkIndexOptions::default()) {
+        Err(error) if error.is_damage() => {
+            tracing::warn!("the index of chunks is damaged and is begun anew: {error}");
+            ChunkIndex::discard(disk, &folder)?;
+            Ok(ChunkIndex::open(Arc::clone(disk), &folder, ChunkIndexOptions::default())?)
+        }
+        opened => Ok(opened?),
+    }
+}

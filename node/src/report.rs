@@ -1,0 +1,61 @@
+//! What a running piece of work tells the person who asked for it, and how it learns that nobody waits for it any more.
+
+use backmesh_control::{Event, Problem, Progress};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use tokio::sync::mpsc;
+
+/// Events that wait for a slow reader. Progress beyond is dropped, all else waits.
+const EVENTS_WAITING: usize = 256;
+
+/// One end of a conversation; cheap to clone, usable from threads and tasks.
+#[derive(Clone)]
+pub struct Report {
+    events: mpsc::Sender<Event>,
+    problems: Arc<AtomicU64>,
+    stopped: Arc<AtomicBool>,
+}
+
+impl Report {
+    /// A report and the events that come out of it.
+    pub fn new() -> (Self, mpsc::Receiver<Event>) {
+        let (events, receiver) = mpsc::channel(EVENTS_WAITING);
+        (Self { events, problems: Arc::default(), stopped: Arc::default() }, receiver)
+    }
+
+    /// Tells how far the work is, unless the reader is behind.
+    pub fn progress(&self, progress: Progress) {
+        self.events.try_send(Event::Progress(progress)).ok();
+    }
+
+    /// Tells of something that went wrong and did not stop the work; from a thread of its own, not from a task.
+    pub fn problem(&self, problem: Problem) {
+        self.problems.fetch_add(1, Ordering::Relaxed);
+        self.events.blocking_send(Event::Problem(problem)).ok();
+    }
+
+    /// How many problems there have been.
+    pub fn problems(&self) -> u64 {
+        self.problems.load(Ordering::Relaxed)
+    }
+
+    /// Tells anything, from a thread of its own, not from a task.
+    pub fn tell(&self, event: Event) {
+        self.events.blocking_send(event).ok();
+    }
+
+    /// Tells anything, from a task.
+    pub async fn send(&self, event: Event) {
+        self.events.send(event).await.ok();
+    }
+
+    /// Asks the work to end at its next safe point.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the work should end: it was asked to, or nobody listens.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed) || self.events.is_closed()
+    }
+}

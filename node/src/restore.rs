@@ -1,0 +1,476 @@
+//! A restore, from a snapshot to files: the catalogue says what there should be, the target says what is missing, the holders give the
+//! chunks, and each file appears whole, under its name, once its last chunk was verified.
+
+mod fetching;
+
+use crate::fetch::FetchError;
+use crate::library::Library;
+use crate::node::Node;
+use crate::report::Report;
+use backmesh_codec::catalogue::ContentReader;
+use backmesh_control::{
+    Batch, Event, ExitCode, Failure, PathText, Phase, PlanItem, PlannedAction, Problem, Progress, RestoreResult, SelectError,
+    Selector,
+};
+use backmesh_format::catalogue::{Entry, Kind, split_key};
+use backmesh_format::index::ChunkRef;
+use backmesh_format::vault::Snapshot;
+use backmesh_source::{FileSink, RestoreError, RestoreOptions, RestoreWriter, Step};
+use fetching::{Fetched, Op, Prefetch};
+use std::fs::File;
+use std::io::Read;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How often progress is told.
+const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+
+/// What a person wants restored.
+#[derive(Debug, Clone, Default)]
+pub struct Wish {
+    /// `latest`, or the first digits of an id.
+    pub snapshot: String,
+    /// Absolute paths; none for everything.
+    pub paths: Vec<PathText>,
+    /// Below which folder.
+    pub to: PathText,
+    /// Delete what the snapshot does not have.
+    pub delete: bool,
+    /// Only show what would be done.
+    pub dry_run: bool,
+}
+
+/// Restores from the node's own vault, and tells the end.
+///
+/// # Errors
+/// What kept it from starting, or stopped it.
+pub async fn restore(node: &Arc<Node>, wish: Wish, report: &Report) -> Result<Event, Failure> {
+    let mut library = node.library()?;
+    let (report, state) = (report.clone(), node.state.clone());
+    let work = tokio::task::spawn_blocking(move || {
+        let snapshots = library.snapshots().map_err(|error| unreadable(&error))?;
+        let selector: Selector =
+            wish.snapshot.parse().map_err(|error: SelectError| Failure::new(ExitCode::Usage, error.to_string()))?;
+        let snapshot =
+            selector.pick(&snapshots, Snapshot::id).map_err(|error| Failure::new(ExitCode::Failed, error.to_string()))?;
+        run(&mut library, snapshot, &wish, vec![state], &report)
+    });
+    work.await.map_err(|error| Failure::new(ExitCode::Failed, error.to_string()))?
+}
+
+/// Why nothing of a vault can be read.
+pub(crate) fn unreadable(error: &FetchError) -> Failure {
+    let (code, hint) = match error {
+        FetchError::TooFewShards { .. } | FetchError::NoRecord { .. } | FetchError::NoCopyset(_) => {
+            (ExitCode::TooFew, "when more of its holders are on, try again: nothing is lost as long as enough of them come back")
+        }
+        FetchError::Locked(_) => (ExitCode::WrongKey, "unlock the vault, or give the recovery phrase"),
+        _ => (ExitCode::Failed, "backmesh status tells what is known of the vault"),
+    };
+    Failure::new(code, error.to_string()).with_hint(hint)
+}
+
+/// Restores a snapshot; blocking. Everything that could not be restored is a problem in the report.
+///
+/// # Errors
+/// What kept it from starting, or stopped it.
+pub(crate) fn run(
+    library: &mut Library,
+    snapshot: &Snapshot,
+    wish: &Wish,
+    exclude: Vec<PathBuf>,
+    report: &Report,
+) -> Result<Event, Failure> {
+    let clock = Instant::now();
+    let target = crate::os::path_from_bytes(wish.to.bytes().unwrap_or_default());
+    let options = RestoreOptions { dry_run: wish.dry_run, delete: wish.delete, exclude, ..RestoreOptions::default() };
+    let writer = RestoreWriter::create(&target, options).map_err(|error| Failure::new(ExitCode::Failed, error.to_string()))?;
+    let fetched_before = library.fetcher.bytes_fetched();
+    let mut work = Work::new(&writer, library, report, snapshot, wish.dry_run);
+
+    let wanted = wanted_paths(wish)?;
+    for path in &wanted {
+        work.ancestors(snapshot, path);
+        work.subtree(snapshot, path)?;
+    }
+    work.finish_files()?;
+    let deleted = if wish.delete { work.delete_extras(snapshot, &wanted)? } else { 0 };
+
+    let Work { mut result, plan, .. } = work;
+    let finished = writer.finish();
+    finished.problems.iter().for_each(|error| report.problem(Problem::new(error.to_string())));
+    if finished.owners_not_set > 0 {
+        let message = format!(
+            "{} entries belong to you instead of to their owners: only root can give files away",
+            finished.owners_not_set
+        );
+        report.progress(Progress::new(Phase::Finishing).with_message(message));
+    }
+    result.snapshot = snapshot.id().to_string();
+    result.deleted = deleted;
+    result.bytes_fetched = library.fetcher.bytes_fetched() - fetched_before;
+    result.seconds = clock.elapsed().as_secs_f64();
+    result.problems = report.problems();
+    result.dry_run = wish.dry_run;
+    Ok(if wish.dry_run { plan.finish(result) } else { Event::result(result) })
+}
+
+/// The paths to restore, without their leading slash; the empty path is everything.
+fn wanted_paths(wish: &Wish) -> Result<Vec<Vec<u8>>, Failure> {
+    if wish.paths.is_empty() {
+        return Ok(vec![Vec::new()]);
+    }
+    let trimmed = |path: &PathText| {
+        let bytes = path.bytes().filter(|bytes| bytes.starts_with(b"/"));
+        let bytes = bytes.ok_or_else(|| Failure::new(ExitCode::Usage, format!("{} is not an absolute path", path.path)))?;
+        Ok(bytes.trim_ascii_end().split(|byte| *byte == b'/').filter(|part| !part.is_empty()).collect::<Vec<_>>().join(&b'/'))
+    };
+    wish.paths.iter().map(trimmed).collect()
+}
+
+/// A file that is being written.
+struct Current {
+    key: Vec<u8>,
+    entry: Entry,
+    /// What lies there now, where some of it can be used.
+    existing: Option<File>,
+    sink: Option<FileSink>,
+    offset: u64,
+    failed: Option<String>,
+}
+
+struct Work<'a> {
+    writer: &'a RestoreWriter,
+    library: &'a mut Library,
+    report: &'a Report,
+    prefetch: Prefetch,
+    current: Option<Current>,
+    result: RestoreResult,
+    plan: Batch<PlanItem>,
+    dry_run: bool,
+    told: Instant,
+    totals: (u64, u64),
+}
+
+impl<'a> Work<'a> {
+    fn new(writer: &'a RestoreWriter, library: &'a mut Library, report: &'a Report, snapshot: &Snapshot, dry_run: bool) -> Self {
+        let prefetch = Prefetch::new(Arc::clone(&library.fetcher), library.runtime.clone());
+        Self {
+            writer,
+            library,
+            report,
+            prefetch,
+            current: None,
+            result: RestoreResult::default(),
+            plan: Batch::default(),
+            dry_run,
+            told: Instant::now(),
+            totals: (snapshot.files, snapshot.bytes),
+        }
+    }
+
+    /// The folders on the way to a path, so that they get their own modes and times.
+    fn ancestors(&mut self, snapshot: &Snapshot, path: &[u8]) {
+        for slash in path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at) {
+            let folder = &path[..slash];
+            let found = self.library.catalogue(snapshot.catalogue.clone()).lookup(folder);
+            if let Ok(Some(entry)) = found {
+                let (parent, name) = folder
+                    .iter()
+                    .rposition(|byte| *byte == b'/')
+                    .map_or((&[][..], folder), |at| (&folder[..at], &folder[at + 1..]));
+                self.apply(&backmesh_format::catalogue::key_of(parent, name), &entry);
+            }
+        }
+    }
+
+    /// Everything at and below a path.
+    fn subtree(&mut self, snapshot: &Snapshot, path: &[u8]) -> Result<(), Failure> {
+        let root = snapshot.catalogue.clone();
+        let mut entries = 0_u64;
+        // The walk borrows the pages while files are planned from the same pages, so it hands over what it found in portions.
+        let mut from: Option<Vec<u8>> = None;
+        loop {
+            let portion = self.portion(root.clone(), path, from.as_deref());
+            let last = portion.entries.last().map(|(key, _)| key.clone());
+            entries += portion.entries.len() as u64;
+            for (key, entry) in portion.entries {
+                if self.report.is_stopped() {
+                    return Err(Failure::new(
+                        ExitCode::Interrupted,
+                        "the restore was interrupted; run it again to go on from here",
+                    ));
+                }
+                self.entry(key, entry)?;
+            }
+            for error in portion.errors {
+                let message = format!("a part of the catalogue cannot be read, and what it lists is missing: {error}");
+                self.report.problem(Problem::at(&[b"/", path].concat(), message));
+            }
+            match last {
+                Some(key) if !portion.done => from = Some(key),
+                _ => break,
+            }
+        }
+        if entries == 0 && !path.is_empty() {
+            self.report.problem(Problem::at(&[b"/", path].concat(), "it is not in the snapshot"));
+        }
+        Ok(())
+    }
+
+    fn portion(&mut self, root: Option<backmesh_format::catalogue::CatalogueRoot>, path: &[u8], after: Option<&[u8]>) -> Portion {
+        const PORTION: usize = 2048;
+        let mut catalogue = self.library.catalogue(root);
+        let mut walk = catalogue.walk(path);
+        if let Some(after) = after {
+            walk.seek(&[after, &[0]].concat());
+        }
+        let mut portion = Portion { entries: Vec::new(), errors: Vec::new(), done: true };
+        for found in walk {
+            match found {
+                Ok(found) => portion.entries.push(found),
+                Err(error) => portion.errors.push(error),
+            }
+            if portion.entries.len() >= PORTION {
+                portion.done = false;
+                break;
+            }
+        }
+        portion
+    }
+
+    fn entry(&mut self, key: Vec<u8>, entry: Entry) -> Result<(), Failure> {
+        self.result.entries += 1;
+        self.tell();
+        let Some(step) = self.apply(&key, &entry) else { return Ok(()) };
+        if self.dry_run {
+            self.planned(&key, &entry, step);
+            return Ok(());
+        }
+        let Kind::File { bytes, content } = entry.kind.clone() else { return Ok(()) };
+        match step {
+            Step::Create | Step::Replace | Step::Update => {}
+            _ => {
+                self.result.files += 1;
+                self.result.files_unchanged += u64::from(step == Step::Keep);
+                return Ok(());
+            }
+        }
+        let mut existing = (step == Step::Update).then(|| self.writer.existing(&key).ok().flatten()).flatten();
+        let refs: Result<Vec<ChunkRef>, FetchError> = ContentReader::new(&mut self.library.pages, content, bytes).collect();
+        let refs = match refs {
+            Ok(refs) => refs,
+            Err(error) => {
+                self.failed(&key, error.to_string());
+                return Ok(());
+            }
+        };
+        let here = existing.as_mut().map(|file| self.chunks_here(file, &refs)).unwrap_or_default();
+        if !refs.is_empty()
+            && here.len() == refs.len()
+            && here.iter().all(|is| *is)
+            && existing.as_ref().is_some_and(|file| has_length(file, bytes))
+        {
+            if let Ok(Some(problems)) = self.writer.keep_contents(&key, &entry) {
+                problems.iter().for_each(|error| self.report.problem(Problem::new(error.to_string())));
+                self.result.files += 1;
+                self.result.files_unchanged += 1;
+                return Ok(());
+            }
+        }
+        self.step(Op::Begin(Box::new((key, entry, existing))))?;
+        for (at, chunk) in refs.into_iter().enumerate() {
+            let op = if here.get(at).copied().unwrap_or(false) { Op::Here(chunk) } else { Op::Fetch(chunk) };
+            self.step(op)?;
+        }
+        self.step(Op::End)
+    }
+
+    /// Which chunks the file that lies there already has at their places.
+    fn chunks_here(&self, file: &mut File, refs: &[ChunkRef]) -> Vec<bool> {
+        let id_key = self.library.fetcher.id_key();
+        let mut buffer = Vec::new();
+        refs.iter()
+            .map(|chunk| {
+                buffer.resize(chunk.bytes as usize, 0);
+                file.read_exact(&mut buffer).is_ok() && id_key.id(&buffer) == chunk.id
+            })
+            .collect()
+    }
+
+    fn apply(&mut self, key: &[u8], entry: &Entry) -> Option<Step> {
+        let applied = if self.dry_run {
+            self.writer.plan(key, entry).map(|step| (step, Vec::new()))
+        } else {
+            self.writer.apply(key, entry).map(|applied| (applied.step, applied.problems))
+        };
+        match applied {
+            Ok((step, problems)) => {
+                problems.iter().for_each(|error| self.report.problem(Problem::new(error.to_string())));
+                Some(step)
+            }
+            Err(error) => {
+                self.report.problem(Problem::new(error.to_string()));
+                None
+            }
+        }
+    }
+
+    fn planned(&mut self, key: &[u8], entry: &Entry, step: Step) {
+        let action = match step {
+            Step::Create | Step::Link => PlannedAction::Create,
+            Step::Replace | Step::Update => PlannedAction::Replace,
+            Step::Keep | Step::Skip => return,
+        };
+        let bytes = if let Kind::File { bytes, .. } = entry.kind { bytes } else { 0 };
+        let item = PlanItem { action, path: PathText::new(&shown(key)), bytes };
+        self.result.files += u64::from(matches!(entry.kind, Kind::File { .. }));
+        self.result.bytes_written += bytes;
+        if let Some(part) = self.plan.push(item) {
+            self.report.tell(part);
+        }
+    }
+
+    /// Takes a step of writing files up; carried out once what it needs was fetched.
+    fn step(&mut self, op: Op) -> Result<(), Failure> {
+        if let Some(ready) = self.prefetch.push(op, &mut self.library.data) {
+            self.carry_out(ready)?;
+        }
+        Ok(())
+    }
+
+    fn finish_files(&mut self) -> Result<(), Failure> {
+        while let Some(ready) = self.prefetch.finish(&mut self.library.data) {
+            self.carry_out(ready)?;
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, ready: Fetched) -> Result<(), Failure> {
+        if self.report.is_stopped() {
+            return Err(Failure::new(ExitCode::Interrupted, "the restore was interrupted; run it again to go on from here"));
+        }
+        let Fetched { ops, frames } = ready;
+        for (op, place) in ops {
+            match op {
+                Op::Begin(begun) => {
+                    let (key, entry, existing) = *begun;
+                    let (sink, failed) = match self.writer.begin_file(&key, &entry) {
+                        Ok(sink) => (Some(sink), None),
+                        Err(error) => (None, Some(error.to_string())),
+                    };
+                    self.current = Some(Current { key, entry, existing, sink, offset: 0, failed });
+                }
+                Op::Here(chunk) => self.write(chunk.bytes, |current| {
+                    let mut bytes = vec![0; chunk.bytes as usize];
+                    let file = current.existing.as_ref().ok_or_else(|| "the file that was there is gone".to_owned())?;
+                    crate::os::read_exact_at(file, &mut bytes, current.offset).map_err(|error| error.to_string())?;
+                    Ok(bytes)
+                }),
+                Op::Fetch(chunk) => {
+                    let fetcher = Arc::clone(&self.library.fetcher);
+                    let read = || -> Result<Vec<u8>, FetchError> {
+                        let place = place.unwrap_or(Err(FetchError::UnknownChunk(chunk.id)))?;
+                        let frame = frames.get(&(place.pack.pack, place.at.frame)).ok_or(FetchError::UnknownChunk(chunk.id))?;
+                        let frame = frame.as_ref().map_err(Clone::clone)?;
+                        fetcher.chunk_in(frame, &place, &chunk.id).map(<[u8]>::to_vec)
+                    };
+                    let bytes = read().map_err(|error| error.to_string());
+                    self.write(chunk.bytes, |_| bytes);
+                }
+                Op::End => self.end_file(),
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, length: u32, bytes: impl FnOnce(&Current) -> Result<Vec<u8>, String>) {
+        let Some(current) = &mut self.current else { return };
+        if current.failed.is_none() {
+            let written = bytes(current).and_then(|bytes| match &mut current.sink {
+                Some(sink) => sink.append(&bytes).map_err(|error| error.to_string()),
+                None => Ok(()),
+            });
+            current.failed = written.err();
+            self.result.bytes_written += u64::from(length);
+        }
+        current.offset += u64::from(length);
+        self.tell();
+    }
+
+    fn end_file(&mut self) {
+        let Some(Current { key, sink, failed, .. }) = self.current.take() else { return };
+        let ended: Result<Vec<RestoreError>, String> = match (failed, sink) {
+            (Some(failed), _) => Err(failed),
+            (None, Some(sink)) => sink.finish().map_err(|error| error.to_string()),
+            (None, None) => Ok(Vec::new()),
+        };
+        match ended {
+            Ok(problems) => {
+                problems.iter().for_each(|error| self.report.problem(Problem::new(error.to_string())));
+                self.result.files += 1;
+            }
+            Err(error) => self.failed(&key, error),
+        }
+    }
+
+    fn failed(&self, key: &[u8], why: String) {
+        self.report.problem(Problem::at(&shown(key), format!("it cannot be restored: {why}")));
+    }
+
+    /// Deletes what lies in the restored folders and is not in the snapshot.
+    fn delete_extras(&mut self, snapshot: &Snapshot, wanted: &[Vec<u8>]) -> Result<u64, Failure> {
+        let roots = snapshot.roots.iter().map(|root| root.0.strip_prefix(b"/").unwrap_or(&root.0).to_vec());
+        let inside = |path: &[u8], root: &[u8]| root.is_empty() || path == root || path.starts_with(&[root, b"/"].concat());
+        let within: Vec<Vec<u8>> = roots
+            .flat_map(|root| {
+                wanted.iter().filter_map(move |path| {
+                    if inside(path, &root) { Some(path.clone()) } else { inside(&root, path).then(|| root.clone()) }
+                })
+            })
+            .collect();
+        let mut catalogue = self.library.catalogue(snapshot.catalogue.clone());
+        let keys = catalogue.walk(&[]).map(|found| found.map(|(key, _)| key));
+        let (removed, problems) = self.writer.delete_extras(&within, keys).map_err(|error| unreadable(&error))?;
+        problems.iter().for_each(|error| self.report.problem(Problem::new(error.to_string())));
+        if self.dry_run {
+            for path in &removed {
+                let item = PlanItem { action: PlannedAction::Delete, path: PathText::new(&[b"/", &path[..]].concat()), bytes: 0 };
+                if let Some(part) = self.plan.push(item) {
+                    self.report.tell(part);
+                }
+            }
+        }
+        Ok(removed.len() as u64)
+    }
+
+    fn tell(&mut self) {
+        if self.told.elapsed() >= PROGRESS_EVERY {
+            self.told = Instant::now();
+            let mut progress = Progress::new(Phase::Fetching);
+            (progress.files, progress.bytes) = (self.result.files, self.result.bytes_written);
+            (progress.files_total, progress.bytes_total) = (Some(self.totals.0), Some(self.totals.1));
+            self.report.progress(progress);
+        }
+    }
+}
+
+struct Portion {
+    entries: Vec<(Vec<u8>, Entry)>,
+    errors: Vec<FetchError>,
+    done: bool,
+}
+
+fn has_length(file: &File, bytes: u64) -> bool {
+    file.metadata().is_ok_and(|meta| meta.len() == bytes)
+}
+
+/// The path that a key names, for people.
+pub(crate) fn shown(key: &[u8]) -> Vec<u8> {
+    match split_key(key) {
+        Ok((folder, name)) if folder.is_empty() => [b"/", &name[..]].concat(),
+        Ok((folder, name)) => [b"/", &folder[..], b"/", &name[..]].concat(),
+        Err(_) => b"?".to_vec(),
+    }
+}

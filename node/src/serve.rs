@@ -1,0 +1,105 @@
+//! The control socket: one request a connection, answered with lines of events. The socket's file mode is its guard (0600).
+
+use crate::node::Node;
+use crate::report::Report;
+use crate::{backup, browse, restore, status};
+use backmesh_control::{Answer, Event, ExitCode, Failure, REQUEST_BYTES_MAX, Request, serve_line};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+
+/// Conversations at once. A person has a few; a runaway script must not take the agent down.
+const CONVERSATIONS_MAX: usize = 32;
+/// How long a client may take to say what it wants.
+const REQUEST_LIMIT: Duration = Duration::from_secs(10);
+
+/// Answers until the task is dropped.
+pub async fn serve(listener: UnixListener, node: Arc<Node>) {
+    let room = Arc::new(Semaphore::new(CONVERSATIONS_MAX));
+    loop {
+        let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let node = Arc::clone(&node);
+                tokio::spawn(async move {
+                    converse(stream, node).await.ok();
+                    drop(place);
+                });
+            }
+            // Out of file descriptors, most likely: others are closed in time.
+            Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+        }
+    }
+}
+
+async fn converse(stream: UnixStream, node: Arc<Node>) -> std::io::Result<()> {
+    let (read, mut write) = stream.into_split();
+    let mut reader = BufReader::new(read.take(REQUEST_BYTES_MAX as u64 + 1));
+    let mut line = Vec::new();
+    if tokio::time::timeout(REQUEST_LIMIT, reader.read_until(b'\n', &mut line)).await.is_err() {
+        return Ok(());
+    }
+    let request = match serve_line(&line) {
+        Ok(request) => request,
+        Err(failure) => return write.write_all(Event::Error(failure).to_line().as_bytes()).await,
+    };
+    let (report, mut events) = Report::new();
+    let work = tokio::spawn(answer(node, request, report.clone()));
+    // A client that goes away asks for the work to stop; its closing shows as the end of what it sends.
+    let gone = {
+        let report = report.clone();
+        tokio::spawn(async move {
+            let mut rest = Vec::new();
+            reader.read_to_end(&mut rest).await.ok();
+            report.stop();
+        })
+    };
+    drop(report);
+    while let Some(event) = events.recv().await {
+        if write.write_all(event.to_line().as_bytes()).await.is_err() {
+            break;
+        }
+        if event.end().is_some() {
+            break;
+        }
+    }
+    gone.abort();
+    drop(events);
+    work.await.ok();
+    write.shutdown().await
+}
+
+async fn answer(node: Arc<Node>, request: Request, report: Report) {
+    let end = match request {
+        Request::Backup => backup::back_up(&node, &report).await.map(Answer::from).map_err(Failure::from),
+        Request::Snapshots => browse::snapshots(&node).await.map(Answer::from),
+        Request::Ls { snapshot, path, recursive } => {
+            match browse::list(&node, &snapshot, path.as_ref(), recursive, &report).await {
+                Ok(end) => return report.send(end).await,
+                Err(failure) => Err(failure),
+            }
+        }
+        Request::Restore { snapshot, paths, to, delete, dry_run } => {
+            let wish = restore::Wish { snapshot, paths, to, delete, dry_run };
+            match restore::restore(&node, wish, &report).await {
+                Ok(end) => return report.send(end).await,
+                Err(failure) => Err(failure),
+            }
+        }
+        Request::Status => Ok(status::status(&node).await.into()),
+        Request::Peers => Ok(status::peers(&node).await.into()),
+        Request::Reload => node.reload().map(|()| Answer::Reload),
+        Request::Shutdown => {
+            report.send(Event::Result { more: false, answer: Answer::Shutdown }).await;
+            return node.stop();
+        }
+    };
+    report.send(end.map_or_else(Event::Error, |answer| Event::Result { more: false, answer })).await;
+}
+
+/// A failure of the kind that nothing special is known about.
+pub(crate) fn failed(error: impl std::fmt::Display) -> Failure {
+    Failure::new(ExitCode::Failed, error.to_string())
+}

@@ -1,0 +1,235 @@
+//! The vault's copysets: which members keep the shards of which packs. A pack goes to a set that fits; where none does, one is founded,
+//! signed and remembered before its first shard is sent.
+
+use crate::members::Members;
+use crate::vault::Writer;
+use backmesh_format::copyset::Copyset;
+use backmesh_format::pack::SizeClass;
+use backmesh_format::stripe::{Purpose, shard_bytes};
+use backmesh_format::{CopysetId, NodeId, Signed, Wire};
+use backmesh_policy::{
+    CopysetWanted, KnownCopyset, PlacementError, PlacementRequest, Shape, choose_copyset, enough, level_for, members_that_count,
+    place, shape,
+};
+use backmesh_store::{Records, RecordsError, Table};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use thiserror::Error;
+
+/// The least room that a holder must have for a new set, in bytes: less would found a set for a handful of packs.
+const SLOT_BYTES_MIN: u64 = 16 << 20;
+/// The largest budget of a slot, in bytes: a set that grows beyond makes repair of one holder a work of days.
+const SLOT_BYTES_MAX: u64 = 256 << 30;
+
+/// What the keys of copysets in the vault's table begin with.
+const PREFIX: &[u8] = b"set ";
+
+/// Why a pack finds no holders.
+#[derive(Debug, Error)]
+pub enum SetsError {
+    /// There are no other members.
+    #[error("no other machine has joined this workgroup yet")]
+    Alone,
+    /// Too few of them are on.
+    #[error("{online} holders can be reached, {shape} needs {needed} of them to store anything")]
+    Offline {
+        /// How many are on.
+        online: usize,
+        /// How many must be.
+        needed: usize,
+        /// How the stripes are coded.
+        shape: Shape,
+    },
+    /// The rules or the space do not allow it.
+    #[error(transparent)]
+    Placement(#[from] PlacementError),
+    /// The set cannot be remembered.
+    #[error(transparent)]
+    Store(#[from] RecordsError),
+}
+
+struct OwnSet {
+    set: Arc<Signed<Copyset>>,
+    slot_bytes_used: u64,
+}
+
+/// The vault's copysets.
+pub struct Sets {
+    records: Arc<Records>,
+    members: Arc<Members>,
+    writer: Arc<Writer>,
+    own: Mutex<HashMap<CopysetId, OwnSet>>,
+    announced: Mutex<HashSet<(NodeId, CopysetId, u64)>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Sets {
+    /// Reads what is remembered.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub fn open(records: Arc<Records>, members: Arc<Members>, writer: Arc<Writer>) -> Result<Self, RecordsError> {
+        let mut own = HashMap::new();
+        for (_, value) in records.scan(Table::Vault, PREFIX)? {
+            let mut r = backmesh_format::Reader::new(&value);
+            let (Ok(slot_bytes_used), Ok(set)) = (u64::take(&mut r), Signed::<Copyset>::take(&mut r)) else { continue };
+            own.insert(set.copyset, OwnSet { set: Arc::new(set), slot_bytes_used });
+        }
+        Ok(Self { records, members, writer, own: Mutex::new(own), announced: Mutex::default() })
+    }
+
+    /// A set.
+    pub fn get(&self, copyset: &CopysetId) -> Option<Arc<Signed<Copyset>>> {
+        lock(&self.own).get(copyset).map(|own| Arc::clone(&own.set))
+    }
+
+    /// All sets.
+    pub fn all(&self) -> Vec<Arc<Signed<Copyset>>> {
+        lock(&self.own).values().map(|own| Arc::clone(&own.set)).collect()
+    }
+
+    /// Everyone who holds something.
+    pub fn holders(&self) -> Vec<NodeId> {
+        let mut holders: Vec<NodeId> = lock(&self.own).values().flat_map(|own| own.set.slots.iter().copied()).collect();
+        holders.sort_unstable();
+        holders.dedup();
+        holders
+    }
+
+    /// Whether a holder can be reached now.
+    pub fn is_online(&self, holder: &NodeId) -> bool {
+        self.members.is_connected(holder)
+    }
+
+    /// Whether a holder was told of a set since the agent started.
+    pub fn is_announced(&self, holder: &NodeId, set: &Copyset) -> bool {
+        lock(&self.announced).contains(&(*holder, set.copyset, set.sequence))
+    }
+
+    /// Remembers that a holder was told.
+    pub fn announced(&self, holder: NodeId, set: &Copyset) {
+        lock(&self.announced).insert((holder, set.copyset, set.sequence));
+    }
+
+    /// Takes over the sets of an earlier generation, so that what lies there goes on being found and counted.
+    ///
+    /// # Errors
+    /// Where they cannot be remembered.
+    pub fn adopt(&self, sets: impl IntoIterator<Item = Signed<Copyset>>) -> Result<(), RecordsError> {
+        for set in sets {
+            self.remember(Arc::new(set), 0)?;
+        }
+        Ok(())
+    }
+
+    /// The set that takes a pack, and how its stripe is coded.
+    ///
+    /// # Errors
+    /// [`SetsError`].
+    pub fn for_pack(&self, purpose: Purpose, class: SizeClass) -> Result<(Arc<Signed<Copyset>>, Shape), SetsError> {
+        let view = self.members.view();
+        let level = level_for(purpose, view.level);
+        let mut request = PlacementRequest {
+            owner: self.members.me(),
+            owner_machine: view.machine,
+            shape: Shape { k: 1, n: 1 },
+            site_safe: view.site_safe,
+            slot_bytes: SLOT_BYTES_MIN,
+            candidates: &view.candidates,
+            exempt_machines: false,
+            seed: u64::from_le_bytes(self.members.me().0[..8].try_into().unwrap_or_default()),
+        };
+        request.shape = shape(level, members_that_count(&request)).ok_or(SetsError::Alone)?;
+        let shard = u64::from(shard_bytes(class, request.shape.k));
+        request.slot_bytes = SLOT_BYTES_MIN.max(shard);
+        let wanted = CopysetWanted { purpose, shard_bytes: shard, placement: request };
+        let mut own = lock(&self.own);
+        let chosen = {
+            let usable = own.values().filter(|own| own.set.writer.generation == self.writer.certificate.generation);
+            let known: Vec<KnownCopyset<'_>> = usable.map(OwnSet::as_known).collect();
+            choose_copyset(&known, &wanted)
+        };
+        if let Some(chosen) = chosen.and_then(|id| own.get_mut(&id)) {
+            chosen.slot_bytes_used += shard;
+            return Ok((Arc::clone(&chosen.set), request.shape));
+        }
+        let slots = place(&request)?;
+        let free =
+            slots.iter().filter_map(|slot| view.candidates.iter().find(|one| one.node == *slot)).map(|one| one.free_bytes).min();
+        let set = Copyset {
+            writer: self.writer.certificate.clone(),
+            copyset: CopysetId(rand::random()),
+            sequence: 1,
+            purpose,
+            level,
+            k: request.shape.k,
+            slots,
+            slot_bytes_max: (free.unwrap_or(0) / 2).clamp(request.slot_bytes, SLOT_BYTES_MAX),
+            closed: false,
+        };
+        let set = Arc::new(Signed::new(set, &[&self.writer.key]));
+        self.write(&set, shard)?;
+        own.insert(set.copyset, OwnSet { set: Arc::clone(&set), slot_bytes_used: shard });
+        Ok((set, request.shape))
+    }
+
+    /// Checks that packs of both kinds would find holders, of whom enough can be reached now.
+    ///
+    /// # Errors
+    /// [`SetsError`].
+    pub fn check(&self) -> Result<(), SetsError> {
+        for purpose in [Purpose::Data, Purpose::Catalogue] {
+            let (set, shape) = self.for_pack(purpose, SizeClass::K4)?;
+            let online = set.slots.iter().filter(|holder| self.is_online(holder)).count();
+            if online < enough(shape) {
+                return Err(SetsError::Offline { online, needed: enough(shape), shape });
+            }
+        }
+        Ok(())
+    }
+
+    /// A holder of the set is full, or refuses it for good: it takes no new stripes.
+    pub fn close(&self, copyset: &CopysetId) {
+        if let Some(own) = lock(&self.own).get_mut(copyset) {
+            own.slot_bytes_used = own.set.slot_bytes_max;
+        }
+    }
+
+    /// Remembers how full the sets are.
+    ///
+    /// # Errors
+    /// Where that cannot be written.
+    pub fn save(&self) -> Result<(), RecordsError> {
+        let all: Vec<_> = lock(&self.own).values().map(|own| (Arc::clone(&own.set), own.slot_bytes_used)).collect();
+        all.iter().try_for_each(|(set, used)| self.write(set, *used))
+    }
+
+    fn remember(&self, set: Arc<Signed<Copyset>>, slot_bytes_used: u64) -> Result<(), RecordsError> {
+        self.write(&set, slot_bytes_used)?;
+        lock(&self.own).insert(set.copyset, OwnSet { set, slot_bytes_used });
+        Ok(())
+    }
+
+    fn write(&self, set: &Signed<Copyset>, slot_bytes_used: u64) -> Result<(), RecordsError> {
+        let mut w = backmesh_format::Writer::default();
+        slot_bytes_used.put(&mut w);
+        set.put(&mut w);
+        self.records.put_many(&[(Table::Vault, [PREFIX, &set.copyset.0].concat(), w.finish())])
+    }
+}
+
+impl OwnSet {
+    fn as_known(&self) -> KnownCopyset<'_> {
+        KnownCopyset {
+            copyset: self.set.copyset,
+            purpose: self.set.purpose,
+            k: self.set.k,
+            slots: &self.set.slots,
+            slot_bytes_left: self.set.slot_bytes_max.saturating_sub(self.slot_bytes_used),
+            closed: self.set.closed,
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! The node's own vault: its keys, its newest head, and what that head names.
+
+use crate::fetch::{Prover, Unsealing};
+use crate::state::{State, StateError};
+use backmesh_codec::seal::{self, SealHeadError};
+use backmesh_format::index::{ChunkRef, SegmentRef};
+use backmesh_format::keys::{ChunkIdKey, KeyPair};
+use backmesh_format::record::{from_envelope, to_envelope};
+use backmesh_format::stripe::Purpose;
+use backmesh_format::vault::{Head, HeadBody, Snapshot, WriterCert};
+use backmesh_format::{DecodeError, Signed, VaultId, Wire, wire_struct};
+use backmesh_store::{Change, Records, RecordsError, Table};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use thiserror::Error;
+
+const HEAD: &[u8] = b"head";
+const BODY: &[u8] = b"body";
+const LISTED: &[u8] = b"segments";
+
+/// Why the vault cannot be opened.
+#[derive(Debug, Error)]
+pub enum VaultError {
+    /// A key or certificate cannot be read.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The records cannot be read.
+    #[error(transparent)]
+    Records(#[from] RecordsError),
+    /// What was remembered makes no sense.
+    #[error("what the state folder remembers of the vault is damaged: {0}")]
+    Decode(#[from] DecodeError),
+}
+
+/// Who writes to the vault on this machine.
+pub struct Writer {
+    /// The key that signs.
+    pub key: KeyPair,
+    /// That it may.
+    pub certificate: Signed<WriterCert>,
+}
+
+wire_struct! {
+    /// A segment of the index, and which packs of the local index it covers.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct Listed {
+        /// The segment.
+        pub reference: SegmentRef,
+        /// The number of the first pack.
+        pub first_pack: u32,
+        /// The number behind the last pack.
+        pub end_pack: u32,
+        /// Whether its rows are in the local index; those of an earlier machine are not.
+        pub local: bool,
+    }
+}
+
+#[derive(Default)]
+struct Newest {
+    head: Option<Signed<Head>>,
+    body: HeadBody,
+    listed: Vec<Listed>,
+}
+
+/// The vault.
+pub struct Vault {
+    /// Its name.
+    pub id: VaultId,
+    /// The key of its chunk ids.
+    pub id_key: ChunkIdKey,
+    /// The keys that open it; none where it is locked.
+    pub unsealing: Unsealing,
+    /// Who writes.
+    pub writer: Arc<Writer>,
+    records: Arc<Records>,
+    newest: Mutex<Newest>,
+}
+
+impl Vault {
+    /// Reads the keys and what is remembered.
+    ///
+    /// # Errors
+    /// [`VaultError`].
+    pub fn open(state: &State, records: Arc<Records>) -> Result<Self, VaultError> {
+        let certificate = state.writer()?;
+        let writer = Arc::new(Writer { key: state.writer_key()?, certificate });
+        let unsealing = Unsealing::new(state.unsealing_secrets()?.into_iter().map(|(_, secret)| secret));
+        let read = |key: &[u8]| records.get(Table::Vault, key);
+        let newest = Newest {
+            head: read(HEAD)?.map(|bytes| Signed::from_wire(&bytes)).transpose()?,
+            body: read(BODY)?.map(|bytes| from_envelope(&bytes)).transpose()?.unwrap_or_default(),
+            listed: read(LISTED)?.map(|bytes| Vec::from_wire(&bytes)).transpose()?.unwrap_or_default(),
+        };
+        let id = writer.certificate.vault;
+        Ok(Self { id, id_key: state.chunk_id_key()?, unsealing, writer, records, newest: Mutex::new(newest) })
+    }
+
+    /// Proves to holders that this machine may read.
+    pub fn prover(&self) -> Prover {
+        Prover::writer(&self.writer.certificate, self.writer.key.clone())
+    }
+
+    /// The newest head, once there is one.
+    pub fn head(&self) -> Option<Signed<Head>> {
+        self.newest().head.clone()
+    }
+
+    /// What the next head will name, without its next snapshot.
+    pub fn body(&self) -> HeadBody {
+        let newest = self.newest();
+        let mut body = newest.body.clone();
+        body.segments = newest.listed.iter().map(|segment| segment.reference.clone()).collect();
+        body
+    }
+
+    /// The snapshots that the newest head itself names, oldest first.
+    pub fn snapshots(&self) -> Vec<Snapshot> {
+        self.newest().body.snapshots.clone()
+    }
+
+    /// The segments of one kind, oldest first.
+    pub fn segments(&self, purpose: Purpose) -> Vec<Listed> {
+        self.newest().listed.iter().filter(|segment| segment.reference.purpose == purpose).cloned().collect()
+    }
+
+    /// Replaces the segments of one kind. They are durable; the next head names them.
+    pub fn set_segments(&self, purpose: Purpose, segments: Vec<Listed>) {
+        let mut newest = self.newest();
+        newest.listed.retain(|segment| segment.reference.purpose != purpose);
+        newest.listed.extend(segments);
+    }
+
+    /// Replaces the snapshots, some of which have moved to pages of their own.
+    pub fn set_snapshots(&self, snapshots: Vec<Snapshot>, older: Vec<ChunkRef>) {
+        let mut newest = self.newest();
+        newest.body.snapshots = snapshots;
+        newest.body.older = older;
+    }
+
+    /// Signs the head that follows the newest.
+    ///
+    /// # Errors
+    /// Where the body cannot be sealed.
+    pub fn sign_head(&self, body: &HeadBody) -> Result<Signed<Head>, SealHeadError> {
+        let before = self.head();
+        let sequence = before.as_ref().map_or(1, |head| head.sequence + 1);
+        let certificate = &self.writer.certificate;
+        let (keys, sealed) = seal::seal_head(body, certificate, sequence, &[certificate.sealing], &mut rand::rng())?;
+        let head = Head {
+            writer: certificate.clone(),
+            sequence,
+            previous: before.map(|head| head.hash()),
+            written_at: crate::os::now(),
+            keys,
+            sealed,
+        };
+        Ok(Signed::new(head, &[&self.writer.key]))
+    }
+
+    /// Remembers a head that enough holders have.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub fn accept_head(&self, head: &Signed<Head>, body: HeadBody) -> Result<(), RecordsError> {
+        let mut newest = self.newest();
+        self.records.apply(&[
+            Change::Put(Table::Vault, HEAD.to_vec(), head.to_wire()),
+            Change::Put(Table::Vault, BODY.to_vec(), to_envelope(&body)),
+            Change::Put(Table::Vault, LISTED.to_vec(), newest.listed.to_wire()),
+        ])?;
+        newest.head = Some(head.clone());
+        newest.body = body;
+        Ok(())
+    }
+
+    /// Goes on from the head of the machine before: its snapshots and segments stay, nothing of it is in the local index.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub fn adopt_head(&self, head: &Signed<Head>, body: HeadBody) -> Result<(), RecordsError> {
+        let listed = |reference: &SegmentRef| Listed { reference: reference.clone(), first_pack: 0, end_pack: 0, local: false };
+        self.newest().listed = body.segments.iter().map(listed).collect();
+        self.accept_head(head, body)
+    }
+
+    fn newest(&self) -> MutexGuard<'_, Newest> {
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
