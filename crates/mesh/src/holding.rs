@@ -121,7 +121,11 @@ pub fn judge_copyset(facts: &CopysetFacts<'_>, copyset: &Signed<Copyset>) -> Res
     }
     check_plan(copyset)?;
     if let Some(known) = facts.known {
-        if known.writer.vault != copyset.writer.vault || known.writer.seat != copyset.writer.seat || known.purpose != copyset.purpose || known.k != copyset.k {
+        if known.writer.vault != copyset.writer.vault
+            || known.writer.seat != copyset.writer.seat
+            || known.purpose != copyset.purpose
+            || known.k != copyset.k
+        {
             return refuse(Refusal::BadRecord, "a copyset keeps its vault, its seat, its purpose and its k");
         }
         let later = (copyset.writer.generation, copyset.sequence) > (known.writer.generation, known.sequence);

@@ -230,6 +230,7 @@ pub enum PeerEvent {
 #[derive(Debug)]
 struct Link {
     node: NodeId,
+    address: String,
     outbound: bool,
     opened_at: u64,
     phase: Phase,
@@ -444,6 +445,7 @@ impl Peer {
             self.outputs.push_back(Output::Store(effects.changes));
         }
         if !effects.fresh.is_empty() {
+            self.dialer.look_again();
             self.push(now.monotonic_ms, &effects.fresh, origin);
         }
         let standings_changed = effects

@@ -9,16 +9,19 @@ use std::collections::BTreeMap;
 pub(super) struct Digest {
     items: BTreeMap<(Kind, ItemId), ItemKey>,
     sums: BTreeMap<(Kind, u8), [u8; 16]>,
+    root: Option<[u8; 32]>,
 }
 
 impl Digest {
     pub(super) fn insert(&mut self, id: ItemId, key: ItemKey) {
         self.items.insert((key.kind(), id), key);
+        self.root = None;
         self.sums.remove(&(key.kind(), bucket_of(&id)));
     }
 
     pub(super) fn remove(&mut self, kind: Kind, id: ItemId) {
         self.items.remove(&(kind, id));
+        self.root = None;
         self.sums.remove(&(kind, bucket_of(&id)));
     }
 
@@ -61,11 +64,16 @@ impl Digest {
     }
 
     pub(super) fn root(&mut self) -> [u8; 32] {
+        if let Some(root) = self.root {
+            return root;
+        }
         let mut hasher = blake3::Hasher::new_derive_key("backmesh 1 directory digest");
         for sum in self.sums() {
             hasher.update(&sum);
         }
-        *hasher.finalize().as_bytes()
+        let root = *hasher.finalize().as_bytes();
+        self.root = Some(root);
+        root
     }
 
     fn sum(&self, kind: Kind, bucket: u8) -> [u8; 16] {

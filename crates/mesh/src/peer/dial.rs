@@ -5,14 +5,14 @@ use super::{DialTarget, Dice, Output, Peer, PeerConfig, Phase};
 use crate::message::{RefusedReason, Standing};
 use backmesh_format::NodeId;
 use backmesh_format::membership::Seed;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Addresses to try while nobody is connected: the invitation's, a person's, and the last fifty peers.
 const SEEDS_MAX: usize = 128;
 /// How long a dial may take before another is made, in milliseconds.
 const DIAL_MS: u64 = 60_000;
-/// How long it takes at most until a member that announced itself just now is dialed, in milliseconds.
-const SCAN_MS: u64 = 5_000;
+/// The pause between two looks at whom to dial, in milliseconds: something changes all the time while thousands join.
+const SCAN_MS: u64 = 1_000;
 /// Links beyond the number wanted that exploring may leave open.
 const SURPLUS: usize = 8;
 
@@ -28,12 +28,13 @@ pub(super) struct Dialer {
     seeds: Vec<Seed>,
     attempts: BTreeMap<DialTarget, Attempt>,
     scan_at: u64,
+    scanned_at: u64,
     explore_at: u64,
 }
 
 impl Dialer {
     pub(super) fn new(seeds: Vec<Seed>, now: u64) -> Self {
-        let mut dialer = Self { seeds: Vec::new(), attempts: BTreeMap::new(), scan_at: now, explore_at: now };
+        let mut dialer = Self { seeds: Vec::new(), attempts: BTreeMap::new(), scan_at: now, scanned_at: 0, explore_at: now };
         dialer.add_seeds(seeds);
         dialer
     }
@@ -44,39 +45,37 @@ impl Dialer {
                 self.seeds.push(seed);
             }
         }
-        self.scan_at = 0;
+        self.look_again();
+    }
+
+    /// Something changed: there may be someone to dial.
+    pub(super) const fn look_again(&mut self) {
+        self.scan_at = self.scanned_at + SCAN_MS;
     }
 
     pub(super) const fn next_at(&self) -> u64 {
         self.scan_at
     }
 
-    /// A dial got through to `node`; what comes of it is seen when both have greeted.
-    pub(super) fn reached(&mut self, node: &NodeId, address: &str) {
+    /// A dial got through to `node`; until both have greeted it counts as a failure, so that who is turned away does not hammer.
+    pub(super) fn reached(&mut self, node: &NodeId, address: &str, now: u64, config: &PeerConfig, dice: &mut Dice) {
         for (target, attempt) in &mut self.attempts {
-            let meant = match target {
-                DialTarget::Member(member) => member == node,
-                DialTarget::Seed(seed) => address.starts_with(seed.as_str()),
-            };
-            if meant {
-                attempt.since = None;
+            if target.means(node, address) {
+                attempt.fail(now, config, dice);
             }
         }
+        self.look_again();
     }
 
     pub(super) fn succeeded(&mut self, node: &NodeId) {
         self.attempts.remove(&DialTarget::Member(*node));
         self.attempts.retain(|target, _| matches!(target, DialTarget::Member(_)));
-        self.scan_at = 0;
+        self.look_again();
     }
 
     pub(super) fn failed(&mut self, target: &DialTarget, now: u64, config: &PeerConfig, dice: &mut Dice) {
-        let attempt = self.attempts.entry(target.clone()).or_default();
-        attempt.since = None;
-        let pause = config.redial_ms.0.saturating_mul(1 << attempt.failures.min(20)).min(config.redial_ms.1);
-        attempt.failures = attempt.failures.saturating_add(1);
-        attempt.not_before = now + dice.around(pause);
-        self.scan_at = self.scan_at.min(attempt.not_before);
+        self.attempts.entry(target.clone()).or_default().fail(now, config, dice);
+        self.look_again();
     }
 
     /// A link ended: try again soon, and not all at the same moment.
@@ -85,10 +84,41 @@ impl Dialer {
     }
 
     /// A greeting failed: what cannot pass by waiting is tried rarely.
-    pub(super) fn turned_away(&mut self, node: &NodeId, reason: RefusedReason, now: u64, config: &PeerConfig, dice: &mut Dice) {
-        let attempt = self.attempts.entry(DialTarget::Member(*node)).or_default();
+    pub(super) fn turned_away(
+        &mut self,
+        node: &NodeId,
+        address: &str,
+        reason: RefusedReason,
+        now: u64,
+        config: &PeerConfig,
+        dice: &mut Dice,
+    ) {
+        self.attempts.entry(DialTarget::Member(*node)).or_default();
         let pause = if reason.passes() { config.redial_ms.0 } else { config.redial_ms.1 };
-        attempt.not_before = attempt.not_before.max(now + dice.around(pause));
+        for (target, attempt) in &mut self.attempts {
+            if target.means(node, address) {
+                attempt.not_before = attempt.not_before.max(now + dice.around(pause));
+            }
+        }
+        self.look_again();
+    }
+}
+
+impl DialTarget {
+    fn means(&self, node: &NodeId, address: &str) -> bool {
+        match self {
+            Self::Member(member) => member == node,
+            Self::Seed(seed) => address.starts_with(seed.as_str()),
+        }
+    }
+}
+
+impl Attempt {
+    fn fail(&mut self, now: u64, config: &PeerConfig, dice: &mut Dice) {
+        self.since = None;
+        let pause = config.redial_ms.0.saturating_mul(1 << self.failures.min(20)).min(config.redial_ms.1);
+        self.failures = self.failures.saturating_add(1);
+        self.not_before = now + dice.around(pause);
     }
 }
 
@@ -119,14 +149,16 @@ impl Peer {
                 free -= usize::from(self.start_dial(at, target));
             }
         }
-        self.dialer.scan_at = at + SCAN_MS;
         let directory = &self.directory;
         self.dialer.attempts.retain(|target, _| match target {
             DialTarget::Member(node) => directory.is_member(node),
             DialTarget::Seed(_) => true,
         });
-        let next = self.dialer.attempts.values().filter(|attempt| attempt.since.is_none() && attempt.not_before > at);
-        self.dialer.scan_at = next.map(|attempt| attempt.not_before).chain([self.dialer.scan_at]).min().unwrap_or(at + SCAN_MS);
+        self.dialer.scanned_at = at;
+        let attempts =
+            self.dialer.attempts.values().map(|attempt| attempt.since.map_or(attempt.not_before, |since| since + DIAL_MS));
+        let next = attempts.filter(|due| *due > at).chain([self.dialer.explore_at]).min();
+        self.dialer.scan_at = next.unwrap_or(u64::MAX).max(at + SCAN_MS);
     }
 
     fn dialing(&self) -> usize {
@@ -147,11 +179,11 @@ impl Peer {
         if room == 0 {
             return (Vec::new(), lonely);
         }
+        let linked: BTreeSet<NodeId> = self.links.values().map(|link| link.node).chain([self.me]).collect();
         let candidates = self.directory.members().filter(|member| {
-            member.node != self.me
+            !linked.contains(&member.node)
                 && matches!(member.standing, Standing::Accepted | Standing::Spent)
                 && member.state.is_some_and(|state| !state.addresses.is_empty())
-                && !self.links.values().any(|link| link.node == member.node)
                 && self.is_ripe(&DialTarget::Member(member.node), at)
         });
         let mut ranked: Vec<([u8; 32], NodeId)> =

@@ -125,6 +125,7 @@ impl Peer {
         let found = self.directory.merge(asked, now.unix_ms);
         let mut effects = self.directory.take_effects();
         if !std::mem::take(&mut effects.fresh).is_empty() {
+            self.dialer.look_again();
             self.compare_soon(now.monotonic_ms, link);
         }
         self.spread(now, effects, Some(link));
