@@ -92,11 +92,7 @@ impl Db {
 
     /// Closes the file, synced. Whatever is asked later opens it again.
     pub(crate) fn close(&self) -> Result<(), DbError> {
-        let database = self.database.write().unwrap_or_else(PoisonError::into_inner).take();
-        self.guarded(|| {
-            drop(database);
-            Ok(())
-        })?;
+        self.give_up()?;
         if self.sync_failed.load(Ordering::Acquire) {
             return Err(DiskError::poisoned(&self.path).into());
         }
@@ -110,14 +106,20 @@ impl Db {
             Some(database) => self.guarded(|| work(database)),
             None => Err(self.damaged("it was closed meanwhile")),
         };
-        if !self.is_in_memory() && matches!(result, Err(DbError::Disk(_))) {
-            let given_up = self.database.write().unwrap_or_else(PoisonError::into_inner).take();
-            self.guarded(|| {
-                drop(given_up);
-                Ok(())
-            })?;
+        if result.is_err() && !self.is_in_memory() {
+            self.give_up()?;
         }
         result
+    }
+
+    /// Closes the database after an error; the next call opens it again, if that is allowed. Closing is more work to redb, and as
+    /// likely to fail.
+    fn give_up(&self) -> Result<(), DbError> {
+        let database = self.database.write().unwrap_or_else(PoisonError::into_inner).take();
+        self.guarded(|| {
+            drop(database);
+            Ok(())
+        })
     }
 
     fn ensure_open(&self) -> Result<(), DbError> {
@@ -180,6 +182,12 @@ impl Db {
 
     fn damaged(&self, reason: &str) -> DbError {
         DbError::Damaged { path: self.path.clone(), reason: reason.to_owned() }
+    }
+}
+
+impl Drop for Db {
+    fn drop(&mut self) {
+        let _ = self.give_up();
     }
 }
 

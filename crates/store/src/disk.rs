@@ -94,8 +94,8 @@ pub enum DiskError {
         source: io::Error,
     },
     /// The disk did not confirm what was written. It is not tried again: after a failed sync the system may report success for
-    /// bytes that it has dropped.
-    #[error("the disk did not confirm what was written to {}: {source}; check the disk, then start the node again", path.display())]
+    /// bytes that it has dropped, and go on showing them until the machine is started again.
+    #[error("the disk did not confirm what was written to {}: {source}; check the disk, then start the machine again", path.display())]
     Unconfirmed {
         /// What was to be synced.
         path: PathBuf,
@@ -103,7 +103,7 @@ pub enum DiskError {
         source: io::Error,
     },
     /// Something before was not confirmed, and nothing more is written through this handle.
-    #[error("nothing more is written to {} after the disk did not confirm an earlier write: check the disk, then start the node again", path.display())]
+    #[error("nothing more is written to {} after the disk did not confirm an earlier write: check the disk, then start the machine again", path.display())]
     Poisoned {
         /// Where.
         path: PathBuf,

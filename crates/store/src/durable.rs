@@ -30,13 +30,18 @@ pub(crate) fn create_dir(disk: &dyn Disk, dir: &Path) -> Result<(), DiskError> {
 
 /// Puts a whole file under `path`, durably; one that is there is replaced in one step.
 pub(crate) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
+    let file = write(disk, path, bytes)?;
+    finish(disk, file.as_ref(), path)
+}
+
+/// Writes a whole file under the temporary name of `path`.
+pub(crate) fn write(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<Box<dyn DiskFile>, DiskError> {
     let temporary = unfinished(path);
     let written = disk.create(&temporary).and_then(|file| file.write_at(0, bytes).map(|()| file));
-    let file = written.map_err(|error| {
+    written.map_err(|error| {
         let _ = disk.remove_file(&temporary);
         DiskError::io("write", &temporary)(error)
-    })?;
-    finish(disk, file.as_ref(), path)
+    })
 }
 
 /// Gives a file that was written under its temporary name its own, durably.

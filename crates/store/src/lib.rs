@@ -16,6 +16,8 @@ mod chunk_index;
 mod db;
 mod disk;
 mod durable;
+#[cfg(any(test, feature = "faulty"))]
+pub mod faulty;
 mod log;
 mod os;
 mod real;
@@ -34,3 +36,6 @@ pub use records::{Change, Pair, Records, RecordsError, Table};
 pub use shelf::{Shelf, ShelfEntry, ShelfError, ShelfKey, ShelfOptions, ShelfShard, ShelfUsage, StoredShard};
 pub use spool::{PackDescription, PendingPack, Spool, SpoolError, SpooledPack};
 pub use stat_cache::{CachedEntry, StatCache, StatCacheError, StatCacheProblem, StatCacheReader, StatCacheWriter, StatKey};
+
+#[cfg(test)]
+mod tests;

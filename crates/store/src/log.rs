@@ -157,9 +157,11 @@ impl Log {
         for (number, payload) in (self.next..).zip(payloads) {
             bytes.extend(frame(self.magic, number, payload));
         }
-        let replaced = durable::replace(self.disk.as_ref(), &self.path, &bytes)
-            .and_then(|()| self.disk.open_for_writing(&self.path).map_err(DiskError::io("open", &self.path)));
-        self.file = replaced.inspect_err(|error| self.poisoned = !matches!(error, DiskError::Full { .. }))?;
+        let file = durable::write(self.disk.as_ref(), &self.path, &bytes)?;
+        // From here on a failure leaves open which of the two files has the name.
+        let finished = durable::finish(self.disk.as_ref(), file.as_ref(), &self.path);
+        finished.inspect_err(|_| self.poisoned = true)?;
+        self.file = file;
         self.end = bytes.len() as u64;
         self.first = self.next;
         self.next += payloads.len() as u64;

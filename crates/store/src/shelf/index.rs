@@ -17,6 +17,7 @@ use backmesh_format::id::{CopysetId, PackId, VaultId};
 use redb::{Error, ReadTransaction, ReadableTableMetadata, TableDefinition, WriteTransaction};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 const SHARDS: TableDefinition<'_, &[u8; KEY_BYTES], (u32, u32)> = TableDefinition::new("shards");
@@ -60,6 +61,8 @@ pub(super) enum Step {
 pub(super) struct Index {
     db: Db,
     sets: RwLock<Sets>,
+    /// A change failed, and whether it happened nevertheless only the database knows.
+    stale: AtomicBool,
 }
 
 /// Reads and removes the mark that the index may be trusted: whatever ends this run without putting it back makes the next one
@@ -83,10 +86,14 @@ impl Index {
             Ok((db, loaded))
         });
         match opened {
-            Ok((db, Some((sets, count)))) if count == shards => Ok(Some(Self { db, sets: RwLock::new(sets) })),
+            Ok((db, Some((sets, count)))) if count == shards => Ok(Some(Self::new(db, sets))),
             Ok(_) | Err(DbError::Damaged { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    fn new(db: Db, sets: Sets) -> Self {
+        Self { db, sets: RwLock::new(sets), stale: AtomicBool::new(false) }
     }
 
     /// Makes the index again from the names.
@@ -98,7 +105,7 @@ impl Index {
         let fill = |db: Result<Db, DbError>| {
             let db = db?;
             let sets = fill(&db, disk, &root)?;
-            Ok(Self { db, sets: RwLock::new(sets) })
+            Ok(Self::new(db, sets))
         };
         match fill(Db::open(disk.clone(), path.clone(), cache_bytes, Syncing::OnlyClose)) {
             // A full disk must not keep others from reading what is held.
@@ -169,13 +176,19 @@ impl Index {
         sum
     }
 
-    pub(super) fn sets(&self) -> Sets {
-        self.with_sets(Sets::clone)
+    pub(super) fn sets(&self) -> Result<Sets, DbError> {
+        if self.stale.load(Ordering::Acquire) {
+            if let Some((sets, _)) = self.db.read(load)? {
+                *self.sets.write().unwrap_or_else(PoisonError::into_inner) = sets;
+            }
+            self.stale.store(false, Ordering::Release);
+        }
+        Ok(self.with_sets(Sets::clone))
     }
 
     /// Makes all changes or none. `sets` says how many names each newest folder has now; the usage is counted here.
     pub(super) fn change(&self, mut sets: Sets, steps: &[Step]) -> Result<(), DbError> {
-        let sets = self.db.write(|transaction| {
+        let changed = self.db.write(|transaction| {
             let (mut shards, mut by_set) = (transaction.open_table(SHARDS)?, transaction.open_table(BY_SET)?);
             for step in steps {
                 let (Step::Put(spot) | Step::Remove(spot)) = step;
@@ -203,7 +216,8 @@ impl Index {
             };
             put_sets(transaction, sets.iter().filter(|(of, _)| touched(of)))?;
             Ok(sets)
-        })?;
+        });
+        let sets = changed.inspect_err(|_| self.stale.store(true, Ordering::Release))?;
         *self.sets.write().unwrap_or_else(PoisonError::into_inner) = sets;
         Ok(())
     }

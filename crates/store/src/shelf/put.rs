@@ -19,6 +19,8 @@ const FILE_BYTES_EXTRA: u64 = 8 << 10;
 pub(super) struct Writer {
     /// A sync failed: nothing is written any more.
     poisoned: bool,
+    /// A change failed half-way: there may be names that the index does not know, so the next start has to look.
+    doubtful: bool,
     /// The index was closed and may be trusted.
     closed: bool,
     /// Folders that this run has made durable.
@@ -33,10 +35,32 @@ struct Planned<'a> {
 }
 
 pub(super) fn put_batch(shelf: &Shelf, writer: &mut Writer, shards: &[ShelfShard]) -> Result<(), ShelfError> {
+    let put = try_put(shelf, writer, shards);
+    writer.doubtful |= put.as_ref().is_err_and(|error| matches!(error, ShelfError::Disk(_) | ShelfError::Index(_)));
+    put
+}
+
+pub(super) fn remove(shelf: &Shelf, writer: &mut Writer, keys: &[ShelfKey]) -> Result<usize, ShelfError> {
+    let removed = try_remove(shelf, writer, keys);
+    writer.doubtful |= removed.is_err();
+    removed
+}
+
+/// Closes the index; it may be trusted at the next start if every change succeeded.
+pub(super) fn close(shelf: &Shelf, writer: &mut Writer) -> Result<(), ShelfError> {
+    writer.refuse_if_poisoned(&shelf.dir)?;
+    if !writer.closed && !writer.doubtful {
+        shelf.index.close(&shelf.disk, &shelf.dir)?;
+        writer.closed = true;
+    }
+    Ok(())
+}
+
+fn try_put(shelf: &Shelf, writer: &mut Writer, shards: &[ShelfShard]) -> Result<(), ShelfError> {
     writer.refuse_if_poisoned(&shelf.dir)?;
     shards.iter().try_for_each(check_lengths)?;
     check_space(shelf, shards)?;
-    let mut sets = shelf.index.sets();
+    let mut sets = shelf.index.sets()?;
     let (plan, moved) = plan(shelf, &mut sets, shards)?;
     if plan.is_empty() {
         return Ok(());
@@ -54,7 +78,7 @@ pub(super) fn put_batch(shelf: &Shelf, writer: &mut Writer, shards: &[ShelfShard
     Ok(())
 }
 
-pub(super) fn remove(shelf: &Shelf, writer: &mut Writer, keys: &[ShelfKey]) -> Result<usize, ShelfError> {
+fn try_remove(shelf: &Shelf, writer: &mut Writer, keys: &[ShelfKey]) -> Result<usize, ShelfError> {
     writer.refuse_if_poisoned(&shelf.dir)?;
     let mut spots = Vec::new();
     for key in keys.iter().collect::<BTreeSet<_>>() {
@@ -67,17 +91,8 @@ pub(super) fn remove(shelf: &Shelf, writer: &mut Writer, keys: &[ShelfKey]) -> R
     let paths: Vec<PathBuf> = spots.iter().map(|spot| shelf.path(spot)).collect();
     paths.iter().try_for_each(|path| durable::remove(shelf.disk.as_ref(), path))?;
     sync_folders(shelf, writer, &paths)?;
-    shelf.index.change(shelf.index.sets(), &spots.iter().copied().map(Step::Remove).collect::<Vec<_>>())?;
+    shelf.index.change(shelf.index.sets()?, &spots.iter().copied().map(Step::Remove).collect::<Vec<_>>())?;
     Ok(spots.len())
-}
-
-pub(super) fn close(shelf: &Shelf, writer: &mut Writer) -> Result<(), ShelfError> {
-    writer.refuse_if_poisoned(&shelf.dir)?;
-    if !writer.closed {
-        shelf.index.close(&shelf.disk, &shelf.dir)?;
-        writer.closed = true;
-    }
-    Ok(())
 }
 
 impl Writer {

@@ -1,0 +1,148 @@
+use super::{at_every_call, chunk, dir, ends_the_run, frame_place, id, pack, place, shared};
+use crate::faulty::FaultyDisk;
+use crate::{Spool, SpoolError, SpooledPack};
+use backmesh_format::stripe::Purpose;
+use std::collections::{BTreeMap, BTreeSet};
+
+fn spooled(number: u64) -> SpooledPack {
+    SpooledPack {
+        place: place(number),
+        purpose: Purpose::Data,
+        record: vec![number as u8; 50],
+        chunks: (0..4).map(|at| (chunk(number * 4 + at), frame_place(at))).collect(),
+        shards: (0..5).map(|shard| id(number * 100 + shard).to_vec()).collect(),
+    }
+}
+
+fn open(disk: &FaultyDisk) -> Result<Spool, SpoolError> {
+    let (spool, problems) = Spool::open(shared(disk), dir())?;
+    assert!(problems.is_empty(), "{problems:?}");
+    Ok(spool)
+}
+
+#[derive(Default)]
+struct Done {
+    added: BTreeSet<u64>,
+    acknowledged: BTreeMap<u64, BTreeSet<u8>>,
+    completing: BTreeSet<u64>,
+}
+
+fn send_some(disk: &FaultyDisk) -> Done {
+    let mut done = Done::default();
+    for run in 0..2 {
+        let opened = open(disk);
+        if ends_the_run(&opened) {
+            break;
+        }
+        let Ok(spool) = opened else { continue };
+        for numbers in [[run * 4, run * 4 + 1], [run * 4 + 2, run * 4 + 3]] {
+            let added = spool.add(&numbers.map(spooled));
+            if ends_the_run(&added) {
+                return done;
+            }
+            if added.is_ok() {
+                done.added.extend(numbers);
+            }
+        }
+        let number = run * 4;
+        let acknowledged = spool.acknowledged(&[(pack(number), 1), (pack(number), 3)]).and_then(|()| spool.sync());
+        if ends_the_run(&acknowledged) {
+            return done;
+        }
+        if acknowledged.is_ok() && done.added.contains(&number) {
+            done.acknowledged.insert(number, BTreeSet::from([1, 3]));
+        }
+        done.completing.insert(number + 1);
+        let _ = spool.complete(&pack(number + 1));
+    }
+    done
+}
+
+#[test]
+fn packs_and_acknowledgements_survive_everything() {
+    at_every_call(send_some, |disk, done, case| {
+        let spool = open(disk).unwrap_or_else(|error| panic!("{case}: {error}"));
+        for number in done.added.difference(&done.completing) {
+            let pending = spool.pending_pack(&pack(*number)).unwrap_or_else(|| panic!("{case}: pack {number} is lost"));
+            let none = BTreeSet::new();
+            let acknowledged = done.acknowledged.get(number).unwrap_or(&none);
+            assert!(pending.missing.iter().all(|shard| !acknowledged.contains(shard)), "{case}");
+            assert!((0..5).filter(|shard| ![1, 3].contains(shard)).all(|shard| pending.missing.contains(&shard)), "{case}");
+        }
+        for pending in spool.pending() {
+            let number = (0..100).find(|number| pack(*number) == pending.place.pack).unwrap();
+            let SpooledPack { record, chunks, shards, .. } = spooled(number);
+            let description = spool.description(&pending.place.pack).unwrap();
+            assert_eq!((description.record, description.chunks), (record, chunks), "{case}");
+            for (shard, bytes) in (0..).zip(&shards) {
+                assert_eq!(spool.shard(&pending.place.pack, shard).unwrap(), *bytes, "{case}");
+            }
+        }
+        spool.add(&[spooled(50)]).unwrap();
+        assert!(!disk.files().iter().any(|path| path.to_string_lossy().ends_with(".unfinished")), "{case}");
+    });
+}
+
+#[test]
+fn acknowledgements_need_no_sync_to_survive_a_kill() {
+    let disk = FaultyDisk::new();
+    let spool = open(&disk).unwrap();
+    spool.add(&[spooled(1)]).unwrap();
+    spool.acknowledged(&[(pack(1), 0)]).unwrap();
+    spool.acknowledged(&[(pack(1), 0), (pack(1), 9), (pack(2), 1)]).unwrap();
+    disk.kill();
+    assert_eq!(open(&disk).unwrap().pending_pack(&pack(1)).unwrap().missing, [1, 2, 3, 4]);
+}
+
+#[test]
+fn the_log_of_acknowledgements_does_not_grow_for_ever() {
+    let disk = FaultyDisk::new();
+    let spool = open(&disk).unwrap();
+    let keeper = 1_000_000;
+    spool.add(&[spooled(keeper)]).unwrap();
+    spool.acknowledged(&[(pack(keeper), 2)]).unwrap();
+    for number in 0..6_000 {
+        spool.add(&[spooled(number)]).unwrap();
+        (0..5).for_each(|shard| spool.acknowledged(&[(pack(number), shard)]).unwrap());
+        spool.complete(&pack(number)).unwrap();
+    }
+    assert!(disk.bytes_of(&dir().join("acknowledged.log")).unwrap().len() < 2 << 20);
+    spool.sync().unwrap();
+    disk.cut_power(7);
+    assert_eq!(open(&disk).unwrap().pending_pack(&pack(keeper)).unwrap().missing, [0, 1, 3, 4]);
+}
+
+#[test]
+fn a_damaged_pack_is_told_and_the_others_are_sent() {
+    let disk = FaultyDisk::new();
+    open(&disk).unwrap().add(&[spooled(1), spooled(2)]).unwrap();
+    let path = dir().join(format!("{}.pack", pack(1)));
+    let whole = disk.bytes_of(&path).unwrap();
+    let description_bytes = whole.len() - 5 * 32;
+    for at in 0..whole.len() {
+        let mut damaged = whole.clone();
+        if at < description_bytes {
+            damaged[at] ^= 1;
+        } else {
+            damaged.truncate(at);
+        }
+        disk.set_bytes_of(&path, damaged);
+        match Spool::open(shared(&disk), dir()) {
+            Ok((spool, problems)) => {
+                assert!(matches!(problems[..], [SpoolError::Damaged { .. }]), "byte {at}: {problems:?}");
+                assert_eq!(spool.pending().len(), 1);
+            }
+            Err(error) => assert!(matches!(error, SpoolError::Newer { .. }) && (4..8).contains(&at), "byte {at}: {error}"),
+        }
+    }
+}
+
+#[test]
+fn shards_must_fit_together() {
+    let spool = open(&FaultyDisk::new()).unwrap();
+    let mut uneven = spooled(1);
+    uneven.shards[2].push(0);
+    assert!(matches!(spool.add(&[uneven]), Err(SpoolError::Shards { .. })));
+    assert!(matches!(spool.add(&[SpooledPack { shards: Vec::new(), ..spooled(1) }]), Err(SpoolError::Shards { .. })));
+    assert!(matches!(spool.shard(&pack(1), 0), Err(SpoolError::Unknown { .. })));
+}
