@@ -12,6 +12,9 @@ use backmesh_format::vault::{Head, WriterCert, check_signed_by_writer, check_wri
 use backmesh_format::{NodeId, PublicKey, Signed, VaultId, Wire, limits};
 use thiserror::Error;
 
+#[cfg(test)]
+mod tests;
+
 /// A refusal with its details for people.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{text}")]

@@ -2,6 +2,8 @@
 //! disk, no socket, no thread: time, messages and randomness are arguments.
 
 pub mod directory;
+#[cfg(test)]
+mod fixtures;
 pub mod holding;
 pub mod message;
 pub mod peer;
