@@ -75,7 +75,7 @@ async fn interrupted() {
 }
 
 async fn play(options: &DemoOptions, folder: &Path, stage: &Path, output: &mut Output) -> anyhow::Result<ExitCode> {
-    let mut clock = Clock::default();
+    let mut clock = Clock { steps: Vec::new(), began: Instant::now() };
 
     say(output, Phase::Starting, format!("starting a workgroup of {} nodes on this machine", options.nodes));
     let mut nodes = start_nodes(options, stage).await?;
@@ -89,7 +89,6 @@ async fn play(options: &DemoOptions, folder: &Path, stage: &Path, output: &mut O
 
     let mut holders = survey(&nodes).await?;
     let bytes_stored = holders.iter().map(|holder| holder.bytes).sum();
-    let status = nodes[0].status().await?;
 
     say(output, Phase::Finishing, format!("{} is killed, its state deleted: the backup must live without it", nodes[0].name));
     nodes.remove(0).destroy().await?;
@@ -123,7 +122,7 @@ async fn play(options: &DemoOptions, folder: &Path, stage: &Path, output: &mut O
         n: u64::from(n),
         files: backup.files,
         bytes_read: backup.bytes_read,
-        bytes_added: status.vault.map_or(backup.bytes_added, |vault| vault.bytes_stored.max(backup.bytes_added)),
+        bytes_added: backup.bytes_added,
         bytes_sent: backup.bytes_sent,
         bytes_stored,
         holders,
@@ -136,8 +135,13 @@ async fn play(options: &DemoOptions, folder: &Path, stage: &Path, output: &mut O
     Ok(if identical { ExitCode::Done } else { ExitCode::Problems })
 }
 
+/// What happens is part of the show: as progress in JSON, as lines that stay for a person.
 fn say(output: &mut Output, phase: Phase, message: String) {
-    output.event(Event::Progress(Progress::new(phase).with_message(message)));
+    if output.is_json() {
+        output.event(Event::Progress(Progress::new(phase).with_message(message)));
+    } else {
+        output.advice(&message);
+    }
 }
 
 /// The folder in which everything happens; removed with all that is in it, unless it was asked for.
@@ -163,19 +167,17 @@ impl Stage {
     }
 }
 
-#[derive(Default)]
 struct Clock {
     steps: Vec<DemoStep>,
-    began: Option<Instant>,
+    began: Instant,
 }
 
 impl Clock {
     /// Ends a step that began where the one before ended.
     fn lap(&mut self, name: &str) {
-        let now = Instant::now();
-        let seconds = self.began.map_or(0.0, |began| now.duration_since(began).as_secs_f64());
+        let seconds = self.began.elapsed().as_secs_f64();
         self.steps.push(DemoStep { name: name.to_owned(), seconds });
-        self.began = Some(now);
+        self.began = Instant::now();
     }
 }
 

@@ -7,6 +7,7 @@ pub mod browse;
 pub mod cli;
 pub mod demo;
 pub mod fetch;
+pub mod greeting;
 pub mod holder;
 pub mod lanes;
 pub mod library;

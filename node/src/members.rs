@@ -184,6 +184,11 @@ impl Members {
         lock(&self.machine).directory().locate(vault)
     }
 
+    /// Whether another member has countersigned this node's certificate.
+    pub fn is_admitted(&self) -> bool {
+        lock(&self.machine).directory().is_admitted()
+    }
+
     /// What a person should know and do about this node's membership.
     pub fn notice(&self) -> Option<String> {
         lock(&self.notice).clone()

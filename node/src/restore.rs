@@ -132,7 +132,6 @@ fn wanted_paths(wish: &Wish) -> Result<Vec<Vec<u8>>, Failure> {
 /// A file that is being written.
 struct Current {
     key: Vec<u8>,
-    entry: Entry,
     /// What lies there now, where some of it can be used.
     existing: Option<File>,
     sink: Option<FileSink>,
@@ -360,7 +359,7 @@ impl<'a> Work<'a> {
                         Ok(sink) => (Some(sink), None),
                         Err(error) => (None, Some(error.to_string())),
                     };
-                    self.current = Some(Current { key, entry, existing, sink, offset: 0, failed });
+                    self.current = Some(Current { key, existing, sink, offset: 0, failed });
                 }
                 Op::Here(chunk) => self.write(chunk.bytes, |current| {
                     let mut bytes = vec![0; chunk.bytes as usize];

@@ -34,6 +34,8 @@ pub async fn status(node: &Arc<Node>) -> StatusResult {
             members: count as u64,
             connected: view.peers.iter().filter(|peer| !peer.me && node.members.is_connected(&peer.node)).count() as u64,
             level: view.level.name().to_owned(),
+            admitted: node.members.is_admitted(),
+            notice: node.members.notice(),
             promise: shape(level_for(Purpose::Data, view.level), count).map_or_else(
                 || "nothing can be stored before another machine has joined".to_owned(),
                 |shape| promise(shape, count).to_string(),

@@ -293,6 +293,12 @@ pub struct WorkgroupStatus {
     /// The redundancy level.
     #[serde(default)]
     pub level: String,
+    /// Whether another member has admitted this node; the first one waits for the second.
+    #[serde(default)]
+    pub admitted: bool,
+    /// What a person should know, and do, about this node's membership.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notice: Option<String>,
     /// What the level means for a group of this size, for people.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub promise: String,

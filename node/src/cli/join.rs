@@ -1,6 +1,7 @@
 //! `backmesh join`.
 
 use super::{Context, absolute, secret, usage};
+use crate::greeting::{Greeting, greet};
 use crate::state::{Config, Founding, State};
 use crate::{os, units};
 use anyhow::Context as _;
@@ -72,6 +73,12 @@ impl Join {
         let saved = self.hand_over_phrase(cx, &vault_secret)?;
         let founded = state.found(&founding).inspect_err(|_| forget(saved.as_deref()));
         let certificate = founded?;
+        let greeting = if token.invitation.seeds.is_empty() { Greeting::Unmet } else { greet(&state).unwrap_or(Greeting::Unmet) };
+        if let Greeting::Refused(why) = greeting {
+            state.unfound()?;
+            forget(saved.as_deref());
+            return Err(Failure::new(ExitCode::Failed, "a member of the workgroup refuses this node").with_hint(why).into());
+        }
 
         cx.output.event(Event::result(JoinResult {
             node: certificate.node.to_string(),
@@ -85,6 +92,9 @@ impl Join {
             takeover,
         }));
         let (agent, protect) = (cx.suggest("agent"), cx.suggest("protect DIR"));
+        if greeting == Greeting::Unmet && !token.invitation.seeds.is_empty() {
+            cx.output.advice("no member could be reached now: the agent goes on trying, and is a member once one has admitted it");
+        }
         cx.output.advice(&format!("next: {protect}\nthen: {agent}"));
         Ok(ExitCode::Done)
     }

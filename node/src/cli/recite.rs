@@ -173,6 +173,9 @@ fn status(result: &StatusResult) -> String {
         if result.agent {
             line("members", format!("{}, {} connected", group.members, group.connected));
         }
+        if let Some(notice) = &group.notice {
+            line("attention", text(notice));
+        }
         line("level", format!("{} {}", text(&group.level), text(&group.promise)).trim_end().to_owned());
     }
     if let Some(vault) = &result.vault {
@@ -256,15 +259,16 @@ fn protect(result: &ProtectResult) -> String {
 
 fn demo(report: &DemoReport) -> String {
     let mut lines = format!(
-        "{} nodes, level {} ({} of {} shards rebuild a pack)\n{}: {} read, {} stored, {} sent\n",
+        "{} nodes, level {} ({} of {} shards rebuild a pack)\n{}: {} read, {} sealed, {} sent, {} kept by holders\n",
         report.nodes,
         text(&report.level),
         report.k,
         report.n,
         count(report.files, "file", "files"),
         display_size(report.bytes_read),
-        display_size(report.bytes_stored),
+        display_size(report.bytes_added),
         display_size(report.bytes_sent),
+        display_size(report.bytes_stored),
     );
     for holder in &report.holders {
         let fate = if holder.lost { "  lost" } else { "" };

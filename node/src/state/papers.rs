@@ -73,6 +73,24 @@ impl State {
         Err(StateError::AlreadyJoined { folder: self.folder.clone(), workgroup })
     }
 
+    /// Takes back what [`State::found`] wrote, for a node that the workgroup does not take.
+    ///
+    /// # Errors
+    /// What cannot be removed.
+    pub fn unfound(&self) -> Result<(), StateError> {
+        let gone = |path: &std::path::Path, removed: io::Result<()>| match removed {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", path)(error)),
+            _ => Ok(()),
+        };
+        // The certificate first: without it the folder belongs to no workgroup.
+        for path in [self.certificate_path(), self.folder.join("charter.bin"), self.folder.join("node.key"), self.folder.join("machine"), self.records_path()] {
+            let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+            gone(&path, removed)?;
+        }
+        let vault = self.folder.join("vault");
+        gone(&vault, std::fs::remove_dir_all(&vault))
+    }
+
     fn write_vault(&self, founding: &Founding<'_>, node: NodeId) -> Result<(), StateError> {
         let generations = if founding.takeover { TAKEOVER_GENERATIONS } else { 1 };
         let secrets: Vec<_> = (1..=generations).map(|generation| founding.secret.unsealing_secret(generation)).collect();
