@@ -122,7 +122,9 @@ pub fn judge_copyset(facts: &CopysetFacts<'_>, copyset: &Signed<Copyset>) -> Res
     if copyset.writer.node != facts.asker {
         return refuse(Refusal::Writer, "only the writer's own node brings its copysets");
     }
-    check_plan(copyset)?;
+    if let Err(error) = copyset.check() {
+        return refuse(Refusal::BadRecord, error.to_string());
+    }
     if let Some(known) = facts.known {
         if known.writer.vault != copyset.writer.vault
             || known.writer.seat != copyset.writer.seat
@@ -149,23 +151,6 @@ pub fn judge_copyset(facts: &CopysetFacts<'_>, copyset: &Signed<Copyset>) -> Res
             Refusal::Quota,
             format!("the copysets would add up to {planned} bytes here; the workgroup allows {}", facts.quota_bytes),
         );
-    }
-    Ok(())
-}
-
-fn check_plan(copyset: &Copyset) -> Result<(), Refused> {
-    let mut slots = copyset.slots.clone();
-    slots.sort_unstable();
-    slots.dedup();
-    if slots.len() != copyset.slots.len()
-        || slots.len() > limits::SHARDS_MAX
-        || usize::from(copyset.k) > slots.len()
-        || copyset.k == 0
-    {
-        return refuse(Refusal::BadRecord, "the copyset's slots must all differ, and be at least k and at most 128");
-    }
-    if copyset.slots.contains(&copyset.writer.node) {
-        return refuse(Refusal::BadRecord, "an owner does not hold its own shards");
     }
     Ok(())
 }
@@ -321,8 +306,8 @@ pub fn judge_head(facts: &HeadFacts, head: &Signed<Head>) -> Result<(), Refused>
     Ok(())
 }
 
-/// Whether a release is taken: it starts the retention floor for its packs, and deletes nothing. `newest` is the highest sequence of
-/// a release or un-release of the vault that is kept.
+/// Whether a release is taken: it starts the retention floor for its packs, and deletes nothing. `newest` is the highest sequence
+/// that is kept of the releases of the same vault, seat and generation; 0 for none.
 ///
 /// # Errors
 /// Why not.
@@ -335,7 +320,8 @@ pub fn judge_release(standing: Standing, fence: Option<Fence>, newest: u64, rele
     judge_sequence(newest, release.sequence, release.packs.len())
 }
 
-/// Whether an un-release is taken: signed by the vault's root key, it needs no membership.
+/// Whether an un-release is taken: signed by the vault's root key, it needs no membership. `newest` is the highest sequence that is
+/// kept of the vault's un-releases; 0 for none.
 ///
 /// # Errors
 /// Why not.

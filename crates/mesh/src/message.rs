@@ -8,6 +8,8 @@
 mod mesh;
 mod read;
 mod store;
+#[cfg(test)]
+mod tests;
 
 pub use mesh::{Hello, Message, RawRecord, RefusedReason, Standing};
 pub use read::{READ_CONTEXT, ReadReply, ReadRequest, Reader, read_proof_input};

@@ -106,7 +106,7 @@ pub enum Input {
         link: LinkId,
         /// The other side, as the encrypted connection proved.
         node: NodeId,
-        /// Where the other side is seen.
+        /// Where the other side is seen; empty where the driver does not know.
         address: String,
         /// Whether this side dialed.
         outbound: bool,
@@ -230,7 +230,8 @@ pub enum PeerEvent {
 #[derive(Debug)]
 struct Link {
     node: NodeId,
-    address: String,
+    /// What was dialed to get it.
+    targets: Vec<DialTarget>,
     outbound: bool,
     opened_at: u64,
     phase: Phase,

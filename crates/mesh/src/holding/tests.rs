@@ -164,7 +164,10 @@ fn readers() {
 fn releases() {
     let cert = writer(1, 1, 1, 1);
     let release = |sequence: u64, by: u64| {
-        sign(Release { writer: cert.clone(), sequence, first_shard: 0, packs: vec![backmesh_format::PackId([1; 32])] }, &[4_000 + by])
+        sign(
+            Release { writer: cert.clone(), sequence, first_shard: 0, packs: vec![backmesh_format::PackId([1; 32])] },
+            &[4_000 + by],
+        )
     };
     assert_eq!(reason(judge_release(Standing::Accepted, None, 0, &release(1, 1))), None);
     assert_eq!(reason(judge_release(Standing::Accepted, None, 1, &release(1, 1))), Some(Refusal::OldSequence));

@@ -58,13 +58,33 @@ impl Dialer {
     }
 
     /// A dial got through to `node`; until both have greeted it counts as a failure, so that who is turned away does not hammer.
-    pub(super) fn reached(&mut self, node: &NodeId, address: &str, now: u64, config: &PeerConfig, dice: &mut Dice) {
+    /// Says which targets that were being dialed this was; a driver that does not know the address leaves it empty.
+    pub(super) fn reached(
+        &mut self,
+        node: &NodeId,
+        address: &str,
+        now: u64,
+        config: &PeerConfig,
+        dice: &mut Dice,
+    ) -> Vec<DialTarget> {
+        let seeds = &self.seeds;
+        let meant = |target: &DialTarget| match target {
+            DialTarget::Member(member) => member == node,
+            DialTarget::Seed(seed) if !address.is_empty() => address.starts_with(seed.as_str()),
+            DialTarget::Seed(seed) => {
+                let known = seeds.iter().find(|known| known.address == *seed).and_then(|known| known.node);
+                known.is_none_or(|known| known == *node)
+            }
+        };
+        let mut targets = Vec::new();
         for (target, attempt) in &mut self.attempts {
-            if target.means(node, address) {
+            if attempt.since.is_some() && meant(target) {
                 attempt.fail(now, config, dice);
+                targets.push(target.clone());
             }
         }
         self.look_again();
+        targets
     }
 
     pub(super) fn succeeded(&mut self, node: &NodeId) {
@@ -87,29 +107,18 @@ impl Dialer {
     pub(super) fn turned_away(
         &mut self,
         node: &NodeId,
-        address: &str,
+        targets: &[DialTarget],
         reason: RefusedReason,
         now: u64,
         config: &PeerConfig,
         dice: &mut Dice,
     ) {
-        self.attempts.entry(DialTarget::Member(*node)).or_default();
         let pause = if reason.passes() { config.redial_ms.0 } else { config.redial_ms.1 };
-        for (target, attempt) in &mut self.attempts {
-            if target.means(node, address) {
-                attempt.not_before = attempt.not_before.max(now + dice.around(pause));
-            }
+        for target in targets.iter().chain([&DialTarget::Member(*node)]) {
+            let attempt = self.attempts.entry(target.clone()).or_default();
+            attempt.not_before = attempt.not_before.max(now + dice.around(pause));
         }
         self.look_again();
-    }
-}
-
-impl DialTarget {
-    fn means(&self, node: &NodeId, address: &str) -> bool {
-        match self {
-            Self::Member(member) => member == node,
-            Self::Seed(seed) => address.starts_with(seed.as_str()),
-        }
     }
 }
 

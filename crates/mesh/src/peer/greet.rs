@@ -12,14 +12,12 @@ const LINKS_PER_NODE_MAX: usize = 2;
 impl Peer {
     pub(super) fn connected_to(&mut self, now: Moment, link: LinkId, node: NodeId, address: String, outbound: bool) {
         let at = now.monotonic_ms;
-        if outbound {
-            self.dialer.reached(&node, &address, at, &self.config, &mut self.dice);
-        }
+        let targets = if outbound { self.dialer.reached(&node, &address, at, &self.config, &mut self.dice) } else { Vec::new() };
         self.links.insert(
             link,
             Link {
                 node,
-                address: address.clone(),
+                targets,
                 outbound,
                 opened_at: at,
                 phase: Phase::Greeting,
@@ -158,10 +156,10 @@ impl Peer {
 
     fn refused(&mut self, now: Moment, link: LinkId, reason: RefusedReason, text: String) {
         let Some(known) = self.links.get(&link) else { return };
-        let (node, address) = (known.node, known.address.clone());
+        let (node, targets) = (known.node, known.targets.clone());
         self.outputs.push_back(Output::Report(PeerEvent::RefusedBy { node, reason, text }));
         self.outputs.push_back(Output::Close { link });
-        self.dialer.turned_away(&node, &address, reason, now.monotonic_ms, &self.config, &mut self.dice);
+        self.dialer.turned_away(&node, &targets, reason, now.monotonic_ms, &self.config, &mut self.dice);
         self.drop_link(now, link);
     }
 
@@ -175,11 +173,11 @@ impl Peer {
 
     /// Ends a link and tells the other side why.
     pub(super) fn refuse(&mut self, now: Moment, link: LinkId, reason: RefusedReason, text: &str) {
-        let Some((node, address)) = self.links.get(&link).map(|known| (known.node, known.address.clone())) else { return };
+        let Some((node, targets)) = self.links.get(&link).map(|known| (known.node, known.targets.clone())) else { return };
         self.send(link, Message::Refused { reason, text: text.to_owned() });
         self.outputs.push_back(Output::Close { link });
         self.outputs.push_back(Output::Report(PeerEvent::Refused { node, reason }));
-        self.dialer.turned_away(&node, &address, reason, now.monotonic_ms, &self.config, &mut self.dice);
+        self.dialer.turned_away(&node, &targets, reason, now.monotonic_ms, &self.config, &mut self.dice);
         self.drop_link(now, link);
     }
 
