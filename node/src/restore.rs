@@ -248,40 +248,36 @@ impl<'a> Work<'a> {
             return Ok(());
         }
         let Kind::File { bytes, content } = entry.kind.clone() else { return Ok(()) };
-        match step {
-            Step::Create | Step::Replace | Step::Update => {}
-            _ => {
-                self.result.files += 1;
-                self.result.files_unchanged += u64::from(step == Step::Keep);
-                return Ok(());
+        if !matches!(step, Step::Create | Step::Replace | Step::Update) {
+            self.result.files += 1;
+            self.result.files_unchanged += u64::from(step == Step::Keep);
+            return Ok(());
+        }
+        let refs: Result<Vec<ChunkRef>, FetchError> = ContentReader::new(&mut self.library.pages, content, bytes).collect();
+        match refs {
+            Ok(refs) => self.file(key, entry, step, &refs, bytes),
+            Err(error) => {
+                self.failed(&key, &error.to_string());
+                Ok(())
             }
         }
+    }
+
+    /// A file whose contents are not there as they should be: what the one in its place has already is not fetched.
+    fn file(&mut self, key: Vec<u8>, entry: Entry, step: Step, refs: &[ChunkRef], bytes: u64) -> Result<(), Failure> {
         let mut existing = (step == Step::Update).then(|| self.writer.existing(&key).ok().flatten()).flatten();
-        let refs: Result<Vec<ChunkRef>, FetchError> = ContentReader::new(&mut self.library.pages, content, bytes).collect();
-        let refs = match refs {
-            Ok(refs) => refs,
-            Err(error) => {
-                self.failed(&key, error.to_string());
-                return Ok(());
-            }
-        };
-        let here = existing.as_mut().map(|file| self.chunks_here(file, &refs)).unwrap_or_default();
-        if !refs.is_empty()
-            && here.len() == refs.len()
-            && here.iter().all(|is| *is)
-            && existing.as_ref().is_some_and(|file| has_length(file, bytes))
-        {
-            if let Ok(Some(problems)) = self.writer.keep_contents(&key, &entry) {
-                problems.iter().for_each(|error| self.report.problem(Problem::new(error.to_string())));
-                self.result.files += 1;
-                self.result.files_unchanged += 1;
-                return Ok(());
-            }
+        let here = existing.as_mut().map(|file| self.chunks_here(file, refs)).unwrap_or_default();
+        let whole = existing.as_ref().is_some_and(|file| has_length(file, bytes)) && here.iter().all(|is| *is);
+        if whole && let Ok(Some(problems)) = self.writer.keep_contents(&key, &entry) {
+            problems.iter().for_each(|error| self.report.problem(Problem::new(error.to_string())));
+            self.result.files += 1;
+            self.result.files_unchanged += 1;
+            return Ok(());
         }
         self.step(Op::Begin(Box::new((key, entry, existing))))?;
-        for (at, chunk) in refs.into_iter().enumerate() {
-            let op = if here.get(at).copied().unwrap_or(false) { Op::Here(chunk) } else { Op::Fetch(chunk) };
-            self.step(op)?;
+        for (at, chunk) in refs.iter().enumerate() {
+            let is_here = here.get(at).copied().unwrap_or(false);
+            self.step(if is_here { Op::Here(*chunk) } else { Op::Fetch(*chunk) })?;
         }
         self.step(Op::End)
     }
@@ -410,11 +406,11 @@ impl<'a> Work<'a> {
                 problems.iter().for_each(|error| self.report.problem(Problem::new(error.to_string())));
                 self.result.files += 1;
             }
-            Err(error) => self.failed(&key, error),
+            Err(error) => self.failed(&key, &error),
         }
     }
 
-    fn failed(&self, key: &[u8], why: String) {
+    fn failed(&self, key: &[u8], why: &str) {
         self.report.problem(Problem::at(&shown(key), format!("it cannot be restored: {why}")));
     }
 
