@@ -11,6 +11,7 @@ use futures::{AsyncReadExt, AsyncWriteExt};
 use libp2p::swarm;
 use std::future::Future;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -99,7 +100,7 @@ impl Stream {
             closed: closed.clone(),
             hold: hold.clone(),
             buffer: Vec::new(),
-            position: 0,
+            ahead: 0..0,
             partial: None,
             ended: None,
             idle_timeout: None,
@@ -116,9 +117,9 @@ pub struct FrameReader {
     socket: ReadHalf<swarm::Stream>,
     closed: watch::Receiver<()>,
     hold: Arc<Hold>,
-    /// Bytes read ahead; those before `position` are used up.
+    /// Bytes read ahead are those in `ahead`.
     buffer: Vec<u8>,
-    position: usize,
+    ahead: Range<usize>,
     partial: Option<Partial>,
     ended: Option<End>,
     idle_timeout: Option<Duration>,
@@ -203,41 +204,45 @@ impl FrameReader {
     }
 
     async fn read_header(&mut self) -> Result<u32, FrameError> {
-        let mut deadline = None;
+        let mut deadline = self.idle_timeout.map(|timeout| Instant::now() + timeout);
+        let mut begun = false;
         loop {
-            let ahead = &self.buffer[self.position..];
+            let ahead = &self.buffer[self.ahead.clone()];
             if let Some(header) = ahead.first_chunk::<HEADER_BYTES>() {
-                self.position += HEADER_BYTES;
+                self.ahead.start += HEADER_BYTES;
                 return Ok(u32::from_le_bytes(*header));
             }
-            let begun = !ahead.is_empty();
-            self.buffer.drain(..self.position);
-            self.position = 0;
-            let timeout = if begun { Some(self.stall_timeout) } else { self.idle_timeout };
-            let deadline = *deadline.get_or_insert_with(|| timeout.map(|timeout| Instant::now() + timeout));
-            let filled = self.buffer.len();
+            if !begun && !ahead.is_empty() {
+                begun = true;
+                deadline = Some(Instant::now() + self.stall_timeout);
+            }
             self.buffer.resize(BUFFER_BYTES, 0);
-            let read = bounded(self.socket.read(&mut self.buffer[filled..]), &mut self.closed, deadline).await;
-            self.buffer.truncate(filled + read.as_ref().map_or(0, |read| *read.as_ref().unwrap_or(&0)));
+            self.buffer.copy_within(self.ahead.clone(), 0);
+            self.ahead = 0..self.ahead.len();
+            let read = bounded(self.socket.read(&mut self.buffer[self.ahead.end..]), &mut self.closed, deadline).await;
             match read {
-                Ok(Ok(0)) => return Err(FrameError::CutOff),
-                Ok(Ok(_)) => self.hold.link.touch(),
-                Ok(Err(error)) => return Err(FrameError::Io(error)),
-                Err(Interrupted::Closed) => return Err(FrameError::Disconnected),
-                Err(Interrupted::Timeout) if begun => return Err(FrameError::Stalled { stalled: self.stall_timeout }),
-                Err(Interrupted::Timeout) => return Err(FrameError::Idle { waited: timeout.unwrap_or_default() }),
+                Err(Interrupted::Timeout) if !begun => {
+                    return Err(FrameError::Idle { waited: self.idle_timeout.unwrap_or_default() });
+                }
+                outcome => match settle(outcome, self.stall_timeout)? {
+                    0 => return Err(FrameError::CutOff),
+                    read => {
+                        self.ahead.end += read;
+                        self.hold.link.touch();
+                    }
+                },
             }
         }
     }
 
     async fn read_body(&mut self) -> Result<(), FrameError> {
         let Some(partial) = &mut self.partial else { return Ok(()) };
-        let ahead = &self.buffer[self.position..];
+        let ahead = &self.buffer[self.ahead.clone()];
         let taken = ahead.len().min(partial.frame_bytes - partial.received);
         partial.bytes.truncate(partial.received);
         partial.bytes.extend_from_slice(&ahead[..taken]);
         partial.received += taken;
-        self.position += taken;
+        self.ahead.start += taken;
         let mut deadline = Instant::now() + self.stall_timeout;
         let mut step_end = partial.received + STEP_BYTES;
         while partial.received < partial.frame_bytes {
@@ -247,12 +252,9 @@ impl FrameReader {
                 partial.bytes.resize(partial.received + room, 0);
             }
             let read = self.socket.read(&mut partial.bytes[partial.received..]);
-            match bounded(read, &mut self.closed, Some(deadline)).await {
-                Ok(Ok(0)) => return Err(FrameError::CutOff),
-                Ok(Ok(read)) => partial.received += read,
-                Ok(Err(error)) => return Err(FrameError::Io(error)),
-                Err(Interrupted::Closed) => return Err(FrameError::Disconnected),
-                Err(Interrupted::Timeout) => return Err(FrameError::Stalled { stalled: self.stall_timeout }),
+            match settle(bounded(read, &mut self.closed, Some(deadline)).await, self.stall_timeout)? {
+                0 => return Err(FrameError::CutOff),
+                read => partial.received += read,
             }
             self.hold.link.touch();
             if partial.received >= step_end {
@@ -420,5 +422,111 @@ async fn bounded<F: Future>(
         // Only ever changes by ending.
         _ = closed.changed() => Err(Interrupted::Closed),
         () = expired => Err(Interrupted::Timeout),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Net, NetConfig, NetEvent, Protocol};
+    use backmesh_format::keys::KeyPair;
+
+    /// A reader, and a writer at the other end that can be made to write what no writer would.
+    async fn ends() -> (FrameReader, FrameWriter, (FrameWriter, impl Sized)) {
+        let start = |seed| {
+            let mut config = NetConfig::new(KeyPair::from_secret(&[seed; 32]));
+            config.listen = vec!["127.0.0.1:0".to_owned()];
+            Net::start(config)
+        };
+        let ((a, a_events), (b, mut b_events)) = (start(1).await.unwrap(), start(2).await.unwrap());
+        let peer = a.dial(&b.addresses()[0], None).await.unwrap();
+        let (back, writer) = a.open(peer, Protocol::Mesh).await.unwrap().split();
+        loop {
+            if let NetEvent::Inbound { stream, .. } = b_events.recv().await.unwrap() {
+                let (reader, rest) = stream.split();
+                return (reader, writer, (rest, (a, a_events, b, b_events, back)));
+            }
+        }
+    }
+
+    async fn write_raw(writer: &mut FrameWriter, bytes: &[u8]) {
+        writer.socket.write_all(bytes).await.unwrap();
+        writer.socket.flush().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_length_without_bytes_costs_nothing() {
+        let (mut reader, mut writer, _nodes) = ends().await;
+        reader.set_stall_timeout(Duration::from_millis(200));
+        write_raw(&mut writer, &[(1u32 << 30).to_le_bytes().as_slice(), b"so little"].concat()).await;
+        // Given up once, so that the frame on its way can be looked at.
+        tokio::time::timeout(Duration::from_millis(100), reader.next(1 << 30)).await.unwrap_err();
+        let partial = reader.partial.as_ref().unwrap();
+        assert!(partial.bytes.capacity() <= 2 * STEP_BYTES, "{}", partial.bytes.capacity());
+        assert!(matches!(reader.next(1 << 30).await, Err(FrameError::Stalled { .. })));
+        assert!(reader.partial.is_none());
+    }
+
+    #[tokio::test]
+    async fn an_endless_frame_is_refused_by_its_length() {
+        let (mut reader, mut writer, (rest, _nodes)) = ends().await;
+        write_raw(&mut writer, &(u32::MAX - 1).to_le_bytes()).await;
+        let endless = tokio::spawn(async move { while writer.socket.write_all(&[0; 1 << 16]).await.is_ok() {} });
+        assert!(matches!(reader.next(16 << 20).await, Err(FrameError::TooLong { .. })));
+        assert!(reader.buffer.capacity() <= 2 * BUFFER_BYTES);
+        drop((reader, rest));
+        tokio::time::timeout(Duration::from_secs(20), endless).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn memory_grows_with_what_arrived() {
+        let (mut reader, mut writer, _nodes) = ends().await;
+        let writing = tokio::spawn(async move {
+            write_raw(&mut writer, &(8u32 << 20).to_le_bytes()).await;
+            for _ in 0..32 {
+                write_raw(&mut writer, &[7; 1 << 18]).await;
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            writer
+        });
+        loop {
+            if let Ok(frame) = tokio::time::timeout(Duration::from_millis(3), reader.next(8 << 20)).await {
+                assert!(frame.unwrap().unwrap() == vec![7; 8 << 20]);
+                break;
+            }
+            if let Some(partial) = &reader.partial {
+                let (capacity, received) = (partial.bytes.capacity(), partial.received);
+                assert!(capacity <= 2 * received + STEP_BYTES, "{capacity} bytes for {received}");
+            }
+        }
+        writing.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_frame_cut_short_is_no_frame() {
+        let (mut reader, mut writer, _nodes) = ends().await;
+        write_raw(&mut writer, &[10, 0, 0, 0, 1, 2, 3]).await;
+        writer.socket.close().await.unwrap();
+        assert!(matches!(reader.next(10).await, Err(FrameError::CutOff)));
+        let (mut reader, mut writer, _nodes) = ends().await;
+        write_raw(&mut writer, &[10, 0]).await;
+        writer.socket.close().await.unwrap();
+        assert!(matches!(reader.next(10).await, Err(FrameError::CutOff)));
+    }
+
+    #[tokio::test]
+    async fn a_header_that_never_ends_is_given_up() {
+        let (mut reader, mut writer, _nodes) = ends().await;
+        reader.set_stall_timeout(Duration::from_millis(100));
+        write_raw(&mut writer, &[1, 0]).await;
+        assert!(matches!(reader.next(10).await, Err(FrameError::Stalled { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_write_given_up_half_way_breaks_the_stream() {
+        let (_reader, mut writer, _nodes) = ends().await;
+        tokio::time::timeout(Duration::from_millis(200), writer.send(&vec![0; 8 << 20])).await.unwrap_err();
+        assert!(matches!(writer.send(b"x").await, Err(FrameError::Broken)));
+        assert!(matches!(writer.close().await, Err(FrameError::Broken)));
     }
 }

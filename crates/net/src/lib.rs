@@ -25,7 +25,7 @@ pub use address::{Address, AddressError, Family, Host, PORT_DEFAULT, peer_id_tex
 pub use config::{Limits, NetConfig};
 pub use frame::{FrameError, FrameReader, FrameWriter, Stream};
 pub use handler::Refusal;
-pub use net::{DialError, DisconnectReason, Net, NetError, NetEvent, OpenError};
+pub use net::{DialError, DialFailure, DisconnectReason, Net, NetError, NetEvent, OpenError};
 
 /// What a stream is for. Each has its own name on the wire, versioned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -146,7 +146,7 @@ pub enum DialError {
         /// Where; the last of several.
         address: String,
         /// What went wrong.
-        reason: String,
+        reason: DialFailure,
     },
     /// A bound of this node is reached.
     #[error("this node has {0}; try again later")]
@@ -154,6 +154,23 @@ pub enum DialError {
     /// The network was shut down.
     #[error("the network is shut down")]
     Stopped,
+}
+
+/// Why there is no connection to an address.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DialFailure {
+    /// Nothing listens there.
+    #[error("refused; no node runs there, or a firewall turns it away")]
+    Refused,
+    /// Not a word within [`crate::Limits::connect_timeout`].
+    #[error("no answer; the machine is off, or a firewall swallows it")]
+    NoAnswer,
+    /// The network does not lead there.
+    #[error("no way there: {0}")]
+    NoRoute(String),
+    /// Something answers that is not a Backmesh node.
+    #[error("what answers there is not a Backmesh node, or broke off ({0})")]
+    NoNode(String),
 }
 
 /// Why a stream was not opened.

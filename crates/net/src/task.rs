@@ -5,7 +5,7 @@ use crate::behaviour::{Behaviour, Report};
 use crate::handler::HandlerEvent;
 use crate::links::{Links, Unwanted};
 use crate::muxer::{self, MuxerError};
-use crate::net::{DialError, DisconnectReason, NetError, NetEvent};
+use crate::net::{DialError, DialFailure, DisconnectReason, NetError, NetEvent};
 use backmesh_format::NodeId;
 use backmesh_format::keys::KeyPair;
 use futures::StreamExt;
@@ -108,6 +108,9 @@ impl Task {
 
     /// Listens, and waits until each listener has named an address.
     pub(crate) async fn listen(&mut self, places: &[SocketAddr]) -> Result<(), NetError> {
+        for place in places {
+            probe(place).map_err(|source| NetError::Listen { address: *place, source })?;
+        }
         for place in places {
             match self.swarm.listen_on(address::multiaddr(*place)) {
                 Ok(id) => {
@@ -303,6 +306,16 @@ impl Task {
     }
 }
 
+/// libp2p lets two processes listen on one port, between which the system would share out the callers. A socket without that wish
+/// finds out whether the port is taken.
+fn probe(place: &SocketAddr) -> io::Result<()> {
+    match std::net::TcpListener::bind(place) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(error),
+        // Whatever else is wrong the real attempt will say.
+        _ => Ok(()),
+    }
+}
+
 /// Loopback, and IPv6 link-local addresses, which mean nothing without the name of an interface.
 fn is_local_only(ip: IpAddr) -> bool {
     match ip {
@@ -324,10 +337,14 @@ fn text_of(address: &Multiaddr) -> String {
 
 fn dial_outcome(error: swarm::DialError, expected: Option<NodeId>) -> Result<NodeId, DialError> {
     Err(match error {
-        swarm::DialError::LocalPeerId { .. } => DialError::Itself,
+        // The swarm drops addresses that it listens on before it dials.
+        swarm::DialError::LocalPeerId { .. } | swarm::DialError::NoAddresses => DialError::Itself,
         swarm::DialError::WrongPeerId { obtained, address } => match (address::node_id(&obtained), expected) {
             (Some(found), Some(expected)) => DialError::WrongPeer { address: text_of(&address), expected, found },
-            _ => DialError::Unreachable { address: text_of(&address), reason: "its key is not an Ed25519 key".to_owned() },
+            _ => DialError::Unreachable {
+                address: text_of(&address),
+                reason: DialFailure::NoNode("its key is not an Ed25519 key".to_owned()),
+            },
         },
         swarm::DialError::Denied { cause } => match cause.downcast::<Unwanted>() {
             Ok(Unwanted::Connected(node)) => return Ok(node),
@@ -335,20 +352,33 @@ fn dial_outcome(error: swarm::DialError, expected: Option<NodeId>) -> Result<Nod
             Err(other) => DialError::TooMany(other.to_string()),
         },
         swarm::DialError::Transport(failures) => match failures.into_iter().next_back() {
-            Some((address, error)) => DialError::Unreachable { address: text_of(&address), reason: transport_reason(&error) },
+            Some((address, error)) => DialError::Unreachable { address: text_of(&address), reason: failure(&error) },
             None => DialError::Stopped,
         },
-        swarm::DialError::NoAddresses | swarm::DialError::DialPeerConditionFalse(_) | swarm::DialError::Aborted => {
-            DialError::Stopped
-        }
+        swarm::DialError::DialPeerConditionFalse(_) | swarm::DialError::Aborted => DialError::Stopped,
     })
 }
 
-fn transport_reason(error: &TransportError<io::Error>) -> String {
-    match error {
-        TransportError::MultiaddrNotSupported(address) => format!("{address} is not an address to connect to"),
+/// libp2p hands transport errors on in types without a name; what is left of them is their text, with the system's number in it.
+fn failure(error: &TransportError<io::Error>) -> DialFailure {
+    use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkDown, NetworkUnreachable, TimedOut};
+    let text = match error {
         TransportError::Other(error) => error.to_string(),
+        TransportError::MultiaddrNotSupported(_) => error.to_string(),
+    };
+    match system_error(&text) {
+        Some(ConnectionRefused) => DialFailure::Refused,
+        Some(TimedOut) => DialFailure::NoAnswer,
+        Some(HostUnreachable | NetworkUnreachable | NetworkDown) => DialFailure::NoRoute(text),
+        _ if text.starts_with("Timeout") => DialFailure::NoAnswer,
+        _ => DialFailure::NoNode(text),
     }
+}
+
+fn system_error(text: &str) -> Option<io::ErrorKind> {
+    let (_, number) = text.rsplit_once("(os error ")?;
+    let number = number.split(')').next()?.parse().ok()?;
+    Some(io::Error::from_raw_os_error(number).kind())
 }
 
 fn disconnect_reason(error: &io::Error) -> DisconnectReason {
