@@ -81,7 +81,7 @@ proptest! {
         prop_assert!(first.take_effects().fresh.is_empty());
         let own = certificate(9, 1, &invitation(1, 0, 10, 0, &[1]));
         let mut again = Directory::load(node(9), first_charter(), own, 9, disk).unwrap();
-        prop_assert_eq!(view(&mut again), seen.clone());
+        prop_assert_eq!(&view(&mut again), &seen);
         bring(&mut again, &order);
         prop_assert_eq!(view(&mut again), seen);
         prop_assert!(again.take_effects().fresh.is_empty());
