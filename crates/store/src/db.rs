@@ -90,6 +90,22 @@ impl Db {
         })
     }
 
+    /// Gives the disk back what the file has grown by while rows were replaced.
+    pub(crate) fn compact(&self) -> Result<(), DbError> {
+        self.ensure_open()?;
+        let result = match &mut *self.database.write().unwrap_or_else(PoisonError::into_inner) {
+            Some(database) => self.guarded(|| {
+                while database.compact()? {}
+                Ok(())
+            }),
+            None => Err(self.damaged("it was closed meanwhile")),
+        };
+        if result.is_err() {
+            self.give_up()?;
+        }
+        result
+    }
+
     /// Closes the file, synced. Whatever is asked later opens it again.
     pub(crate) fn close(&self) -> Result<(), DbError> {
         self.give_up()?;

@@ -1,13 +1,14 @@
 //! The index of the shelf: what the names say, for fast finding.
 //!
 //! ```text
-//! shards   pack (32) · shard (u8) · set (u32, big-endian)  -> folder (u32) · length (u32)
-//! by_set   set (u32, big-endian) · pack (32) · shard (u8)  -> nothing
+//! shards   set (u32, big-endian) · pack (32) · shard (u8)  -> folder (u32) · length (u32)
 //! sets     set (u32) -> vault (32) · copyset (32) · shards (u64) · bytes (u64) · newest folder (u32) · names in it (u32)
 //! clean    a file: "BMsc" (4) · version (u16) · required flags (u16) · count of shards (u64) · check: BLAKE3 of these (32)
 //! ```
 //!
-//! A set is a vault's copyset. The few sets are kept in memory, the many shards are not: an idle node stays small.
+//! A set is a vault's copyset. The few sets are kept in memory, the many shards are not: an idle node stays small. A shard whose
+//! copyset is not known is looked for in each of its vault's, a few dozen; a second table by pack would double the size and the
+//! time that it takes to make the index again.
 
 use super::{ShelfEntry, ShelfError, ShelfKey, ShelfUsage, names};
 use crate::db::{Db, DbError, Syncing};
@@ -21,7 +22,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 const SHARDS: TableDefinition<'_, &[u8; KEY_BYTES], (u32, u32)> = TableDefinition::new("shards");
-const BY_SET: TableDefinition<'_, &[u8; KEY_BYTES], ()> = TableDefinition::new("by_set");
 const SETS: TableDefinition<'_, u32, SetRow> = TableDefinition::new("sets");
 type SetRow = (&'static [u8; 32], &'static [u8; 32], u64, u64, u32, u32);
 const KEY_BYTES: usize = 37;
@@ -116,15 +116,40 @@ impl Index {
 
     /// Where a shard lies: nowhere, in one place, or, while it moves between copysets, in two.
     pub(super) fn spots(&self, key: &ShelfKey) -> Result<Vec<Spot>, DbError> {
-        let mut spots = self.find(&key.pack, Some(key.shard))?;
-        spots.retain(|spot| spot.entry.vault == key.vault);
-        Ok(spots)
+        let ShelfKey { vault, pack, shard } = *key;
+        let sets = self.with_sets(|sets| of_vault(sets, &vault).map(|(copyset, set)| (*copyset, set.number)).collect::<Vec<_>>());
+        if sets.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.db.read(|transaction| {
+            let shards = transaction.open_table(SHARDS)?;
+            let mut spots = Vec::new();
+            for (copyset, number) in sets {
+                if let Some(row) = shards.get(&key_of(number, &pack, shard))? {
+                    let (folder, bytes) = row.value();
+                    spots.push(Spot { entry: ShelfEntry { vault, copyset, pack, shard, bytes }, folder });
+                }
+            }
+            Ok(spots)
+        })
     }
 
+    /// Looks into every set there is.
     pub(super) fn shards_of(&self, pack: &PackId) -> Result<Vec<ShelfEntry>, DbError> {
-        let mut entries: Vec<_> = self.find(pack, None)?.into_iter().map(|spot| spot.entry).collect();
-        entries.sort_unstable();
-        Ok(entries)
+        let sets = self.with_sets(Sets::clone);
+        self.db.read(|transaction| {
+            let shards = transaction.open_table(SHARDS)?;
+            let mut found = Vec::new();
+            for ((vault, copyset), set) in sets {
+                let (first, last) = (key_of(set.number, pack, 0), key_of(set.number, pack, u8::MAX));
+                for row in shards.range::<&[u8; KEY_BYTES]>(&first..=&last)? {
+                    let (key, row) = row?;
+                    let ((pack, shard), (_, bytes)) = (from_key(key.value()), row.value());
+                    found.push(ShelfEntry { vault, copyset, pack, shard, bytes });
+                }
+            }
+            Ok(found)
+        })
     }
 
     pub(super) fn list(
@@ -135,30 +160,27 @@ impl Index {
         count_max: usize,
     ) -> Result<Vec<ShelfEntry>, DbError> {
         let Some(set) = self.set(vault, copyset) else { return Ok(Vec::new()) };
-        let bound = |(pack, shard): (PackId, u8)| by_set_key(set.number, &pack, shard);
-        let first = bound(after.unwrap_or((PackId([0; 32]), 0)));
-        let last = bound((PackId([0xff; 32]), u8::MAX));
+        let (pack, shard) = after.unwrap_or((PackId([0; 32]), 0));
+        let (first, last) = (key_of(set.number, &pack, shard), key_of(set.number, &PackId([0xff; 32]), u8::MAX));
         self.db.read(|transaction| {
-            let (by_set, shards) = (transaction.open_table(BY_SET)?, transaction.open_table(SHARDS)?);
+            let shards = transaction.open_table(SHARDS)?;
             let mut found = Vec::new();
-            for row in by_set.range::<&[u8; KEY_BYTES]>(&first..=&last)? {
+            for row in shards.range::<&[u8; KEY_BYTES]>(&first..=&last)? {
                 if found.len() >= count_max {
                     break;
                 }
-                let (_, pack, shard) = from_by_set_key(row?.0.value());
-                if after == Some((pack, shard)) {
-                    continue;
+                let (key, row) = row?;
+                let ((pack, shard), (_, bytes)) = (from_key(key.value()), row.value());
+                if after != Some((pack, shard)) {
+                    found.push(ShelfEntry { vault: *vault, copyset: *copyset, pack, shard, bytes });
                 }
-                let row = shards.get(&shard_key(&pack, shard, set.number))?;
-                let (_, bytes) = row.ok_or_else(|| Error::Corrupted("its tables contradict each other".to_owned()))?.value();
-                found.push(ShelfEntry { vault: *vault, copyset: *copyset, pack, shard, bytes });
             }
             Ok(found)
         })
     }
 
     pub(super) fn copysets(&self, vault: &VaultId) -> Vec<CopysetId> {
-        self.with_sets(|sets| sets.keys().filter(|(of, _)| of == vault).map(|(_, copyset)| *copyset).collect())
+        self.with_sets(|sets| of_vault(sets, vault).map(|(copyset, _)| *copyset).collect())
     }
 
     pub(super) fn vaults(&self) -> Vec<(VaultId, ShelfUsage)> {
@@ -189,23 +211,20 @@ impl Index {
     /// Makes all changes or none. `sets` says how many names each newest folder has now; the usage is counted here.
     pub(super) fn change(&self, mut sets: Sets, steps: &[Step]) -> Result<(), DbError> {
         let changed = self.db.write(|transaction| {
-            let (mut shards, mut by_set) = (transaction.open_table(SHARDS)?, transaction.open_table(BY_SET)?);
+            let mut shards = transaction.open_table(SHARDS)?;
             for step in steps {
                 let (Step::Put(spot) | Step::Remove(spot)) = step;
                 let ShelfEntry { vault, copyset, pack, shard, bytes } = &spot.entry;
                 let Some(set) = sets.get_mut(&(*vault, *copyset)) else { continue };
-                let (key, set_key) = (shard_key(pack, *shard, set.number), by_set_key(set.number, pack, *shard));
+                let key = key_of(set.number, pack, *shard);
                 let before = match step {
                     Step::Put(_) => {
-                        by_set.insert(&set_key, ())?;
                         set.usage.add(&ShelfUsage { shards: 1, bytes: u64::from(*bytes) });
-                        shards.insert(&key, (spot.folder, *bytes))?.map(|row| row.value().1)
+                        shards.insert(&key, (spot.folder, *bytes))?
                     }
-                    Step::Remove(_) => {
-                        by_set.remove(&set_key)?;
-                        shards.remove(&key)?.map(|row| row.value().1)
-                    }
+                    Step::Remove(_) => shards.remove(&key)?,
                 };
+                let before = before.map(|row| row.value().1);
                 if let Some(bytes) = before {
                     set.usage.shards = set.usage.shards.saturating_sub(1);
                     set.usage.bytes = set.usage.bytes.saturating_sub(u64::from(bytes));
@@ -234,25 +253,6 @@ impl Index {
         Ok(durable::replace(disk.as_ref(), &dir.join(CLEAN), &[&told[..], check.as_bytes()].concat())?)
     }
 
-    fn find(&self, pack: &PackId, shard: Option<u8>) -> Result<Vec<Spot>, DbError> {
-        let first = shard_key(pack, shard.unwrap_or(0), 0);
-        let last = shard_key(pack, shard.unwrap_or(u8::MAX), u32::MAX);
-        let rows = self.db.read(|transaction| {
-            let shards = transaction.open_table(SHARDS)?;
-            let rows = shards.range::<&[u8; KEY_BYTES]>(&first..=&last)?;
-            let rows = rows.map(|row| row.map(|(key, value)| (from_shard_key(key.value()), value.value())));
-            Ok(rows.collect::<Result<Vec<_>, _>>()?)
-        })?;
-        Ok(self.with_sets(|sets| {
-            let of = |number: u32| sets.iter().find(|(_, set)| set.number == number).map(|(of, _)| *of);
-            let spot = |((shard, set), (folder, bytes)): ((u8, u32), (u32, u32))| {
-                let (vault, copyset) = of(set)?;
-                Some(Spot { entry: ShelfEntry { vault, copyset, pack: *pack, shard, bytes }, folder })
-            };
-            rows.into_iter().filter_map(spot).collect()
-        }))
-    }
-
     fn set(&self, vault: &VaultId, copyset: &CopysetId) -> Option<Set> {
         self.with_sets(|sets| sets.get(&(*vault, *copyset)).copied())
     }
@@ -267,6 +267,11 @@ impl ShelfUsage {
         self.shards += other.shards;
         self.bytes += other.bytes;
     }
+}
+
+fn of_vault<'a>(sets: &'a Sets, vault: &VaultId) -> impl Iterator<Item = (&'a CopysetId, &'a Set)> {
+    let (first, last) = ((*vault, CopysetId([0; 32])), (*vault, CopysetId([0xff; 32])));
+    sets.range(first..=last).map(|((_, copyset), set)| (copyset, set))
 }
 
 /// The number that the next new set gets.
@@ -290,70 +295,91 @@ fn load(transaction: &ReadTransaction) -> Result<Option<(Sets, u64)>, Error> {
 }
 
 fn fill(db: &Db, disk: &SharedDisk, root: &Path) -> Result<Sets, ShelfError> {
+    let mut filler = Filler { db, rows: Vec::new(), replaced: Vec::new() };
     let mut sets = Sets::new();
     for name in list_names(disk, root)? {
-        let Some((vault, copyset)) = names::parse_set(&name) else { continue };
-        let (mut set, spots) = scan_set(disk, &root.join(&name), vault, copyset)?;
-        set.number = sets.len() as u32;
-        db.write(|transaction| {
-            let mut shards = transaction.open_table(SHARDS)?;
-            for Spot { entry, folder } in &spots {
-                shards.insert(&shard_key(&entry.pack, entry.shard, set.number), (*folder, entry.bytes))?;
-            }
-            let mut by_set = transaction.open_table(BY_SET)?;
-            spots.iter().try_for_each(|Spot { entry, .. }| {
-                by_set.insert(&by_set_key(set.number, &entry.pack, entry.shard), ()).map(drop)
-            })?;
-            Ok(())
-        })?;
-        sets.insert((vault, copyset), set);
+        let Some(of) = names::parse_set(&name) else { continue };
+        let number = sets.len() as u32;
+        sets.insert(of, scan_set(disk, &root.join(&name), number, &mut filler)?);
     }
-    db.write(|transaction| {
-        transaction.open_table(SHARDS)?;
-        transaction.open_table(BY_SET)?;
-        put_sets(transaction, &sets)
-    })?;
+    filler.write()?;
+    for FoundName { set, pack, shard, folder, bytes } in filler.replaced {
+        let Some(((vault, copyset), set)) = sets.iter_mut().find(|(_, of)| of.number == set) else { continue };
+        set.usage.shards -= 1;
+        set.usage.bytes -= u64::from(bytes);
+        let entry = ShelfEntry { vault: *vault, copyset: *copyset, pack, shard, bytes };
+        durable::remove(disk.as_ref(), &root.join(names::path(&entry, folder)))?;
+    }
+    db.write(|transaction| put_sets(transaction, &sets))?;
     Ok(sets)
 }
 
-/// All that a copyset's folders name, sorted. Their names are synced: whoever put them there may have been killed before that, and
-/// what is found here counts as acknowledged from now on.
-fn scan_set(disk: &SharedDisk, dir: &Path, vault: VaultId, copyset: CopysetId) -> Result<(Set, Vec<Spot>), DiskError> {
-    let mut set = Set::default();
-    let mut spots: Vec<Spot> = Vec::new();
+/// All that a copyset's folders name. Their names are synced: whoever put them there may have been killed before that, and what is
+/// found here counts as acknowledged from now on.
+fn scan_set(disk: &SharedDisk, dir: &Path, number: u32, filler: &mut Filler<'_>) -> Result<Set, ShelfError> {
+    let mut set = Set { number, ..Set::default() };
     disk.sync_dir(dir).map_err(DiskError::sync(dir))?;
-    for name in list_names(disk, dir)? {
-        let Some(folder) = names::parse_folder(&name) else { continue };
-        let path = dir.join(&name);
-        let mut names = 0;
+    let mut folders: Vec<u32> = list_names(disk, dir)?.iter().filter_map(|name| names::parse_folder(name)).collect();
+    folders.sort_unstable();
+    for folder in folders {
+        let path = dir.join(names::folder(folder));
+        (set.folder, set.names) = (folder, 0);
         for name in list_names(disk, &path)? {
             match names::parse(&name) {
                 names::Name::Shard { pack, shard, bytes } => {
-                    spots.push(Spot { entry: ShelfEntry { vault, copyset, pack, shard, bytes }, folder });
-                    names += 1;
+                    set.names += 1;
+                    set.usage.add(&ShelfUsage { shards: 1, bytes: u64::from(bytes) });
+                    filler.push(FoundName { set: number, pack, shard, folder, bytes })?;
                 }
                 names::Name::Unfinished => durable::remove(disk.as_ref(), &path.join(&name))?,
                 names::Name::Foreign => {}
             }
         }
         disk.sync_dir(&path).map_err(DiskError::sync(&path))?;
-        if folder >= set.folder {
-            (set.folder, set.names) = (folder, names);
-        }
     }
-    // Of two files of one shard the later was acknowledged; the earlier is left from a batch that failed.
-    spots.sort_unstable_by_key(|spot| (spot.entry.pack, spot.entry.shard, std::cmp::Reverse(spot.folder)));
-    let mut kept: Vec<Spot> = Vec::with_capacity(spots.len());
-    for spot in spots {
-        let is_second = |last: &Spot| (last.entry.pack, last.entry.shard) == (spot.entry.pack, spot.entry.shard);
-        if kept.last().is_some_and(is_second) {
-            durable::remove(disk.as_ref(), &dir.join(names::in_set(&spot.entry, spot.folder)))?;
-        } else {
-            set.usage.add(&ShelfUsage { shards: 1, bytes: u64::from(spot.entry.bytes) });
-            kept.push(spot);
-        }
+    Ok(set)
+}
+
+/// So many rows at once are sorted and written, 48 bytes each in memory.
+const FILLED_AT_ONCE: usize = 100_000;
+
+#[derive(Debug, Clone, Copy)]
+struct FoundName {
+    set: u32,
+    pack: PackId,
+    shard: u8,
+    folder: u32,
+    bytes: u32,
+}
+
+/// Fills the table with names, which come in the order of their folders.
+struct Filler<'a> {
+    db: &'a Db,
+    rows: Vec<FoundName>,
+    /// Of two files of one shard the later was acknowledged; the earlier is left from a batch that failed.
+    replaced: Vec<FoundName>,
+}
+
+impl Filler<'_> {
+    fn push(&mut self, row: FoundName) -> Result<(), DbError> {
+        self.rows.push(row);
+        if self.rows.len() >= FILLED_AT_ONCE { self.write() } else { Ok(()) }
     }
-    Ok((set, kept))
+
+    fn write(&mut self) -> Result<(), DbError> {
+        let (rows, replaced) = (&mut self.rows, &mut self.replaced);
+        self.db.write(|transaction| {
+            let mut shards = transaction.open_table(SHARDS)?;
+            rows.sort_unstable_by_key(|row| (row.set, row.pack, row.shard, row.folder));
+            for row in rows.iter() {
+                let before = shards.insert(&key_of(row.set, &row.pack, row.shard), (row.folder, row.bytes))?;
+                replaced.extend(before.map(|before| before.value()).map(|(folder, bytes)| FoundName { folder, bytes, ..*row }));
+            }
+            Ok(())
+        })?;
+        self.rows.clear();
+        Ok(())
+    }
 }
 
 fn list_names(disk: &SharedDisk, dir: &Path) -> Result<Vec<String>, DiskError> {
@@ -373,19 +399,7 @@ fn put_sets<'a>(
     Ok(())
 }
 
-fn shard_key(pack: &PackId, shard: u8, set: u32) -> [u8; KEY_BYTES] {
-    let mut key = [0; KEY_BYTES];
-    key[..32].copy_from_slice(&pack.0);
-    key[32] = shard;
-    key[33..].copy_from_slice(&set.to_be_bytes());
-    key
-}
-
-fn from_shard_key(key: &[u8; KEY_BYTES]) -> (u8, u32) {
-    (key[32], u32::from_be_bytes([key[33], key[34], key[35], key[36]]))
-}
-
-fn by_set_key(set: u32, pack: &PackId, shard: u8) -> [u8; KEY_BYTES] {
+fn key_of(set: u32, pack: &PackId, shard: u8) -> [u8; KEY_BYTES] {
     let mut key = [0; KEY_BYTES];
     key[..4].copy_from_slice(&set.to_be_bytes());
     key[4..36].copy_from_slice(&pack.0);
@@ -393,8 +407,8 @@ fn by_set_key(set: u32, pack: &PackId, shard: u8) -> [u8; KEY_BYTES] {
     key
 }
 
-fn from_by_set_key(key: &[u8; KEY_BYTES]) -> (u32, PackId, u8) {
+fn from_key(key: &[u8; KEY_BYTES]) -> (PackId, u8) {
     let mut pack = [0; 32];
     pack.copy_from_slice(&key[4..36]);
-    (u32::from_be_bytes([key[0], key[1], key[2], key[3]]), PackId(pack), key[36])
+    (PackId(pack), key[36])
 }

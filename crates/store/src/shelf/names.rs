@@ -24,13 +24,8 @@ pub(super) enum Name {
 
 /// The path of a shard below [`ROOT`].
 pub(super) fn path(entry: &ShelfEntry, folder: u32) -> PathBuf {
-    set(&entry.vault, &entry.copyset).join(in_set(entry, folder))
-}
-
-/// The path of a shard below the folder of its copyset.
-pub(super) fn in_set(entry: &ShelfEntry, folder: u32) -> PathBuf {
-    let ShelfEntry { pack, shard, bytes, .. } = entry;
-    PathBuf::from(self::folder(folder)).join(format!("{pack}-{shard:02x}-{bytes:x}"))
+    let ShelfEntry { vault, copyset, pack, shard, bytes } = entry;
+    set(vault, copyset).join(self::folder(folder)).join(format!("{pack}-{shard:02x}-{bytes:x}"))
 }
 
 /// The folder of a copyset below [`ROOT`].

@@ -65,6 +65,7 @@ enum Op {
     Insert(Vec<(u64, Vec<u64>)>),
     Forget(u64),
     Flush,
+    Compact,
     Reopen,
     CutPower(u64),
 }
@@ -75,6 +76,7 @@ fn op() -> impl Strategy<Value = Op> {
         6 => proptest::collection::vec(pack, 1..3).prop_map(Op::Insert),
         1 => (0..12_u64).prop_map(Op::Forget),
         1 => Just(Op::Flush),
+        1 => Just(Op::Compact),
         1 => Just(Op::Reopen),
         1 => any::<u64>().prop_map(Op::CutPower),
     ]
@@ -131,9 +133,11 @@ proptest! {
                     }
                 }
                 Op::Flush => index.flush().unwrap(),
+                Op::Compact => index.compact().unwrap(),
                 Op::Reopen | Op::CutPower(_) => {
                     let epoch = index.epoch();
                     if let Op::CutPower(seed) = op { disk.cut_power(seed) } else { disk.kill() }
+                    std::mem::forget(index);
                     index = open(&disk).unwrap();
                     prop_assert_eq!(index.epoch(), epoch);
                 }

@@ -43,9 +43,9 @@ fn at_every_call<T>(work: impl Fn(&FaultyDisk) -> T, check: impl Fn(&FaultyDisk,
                 disk.fail_at(call, fault);
                 let done = work(&disk);
                 if cut == 0 {
-                    disk.kill()
+                    disk.kill();
                 } else {
-                    disk.cut_power(call * 31 + cut)
+                    disk.cut_power(call * 31 + cut);
                 }
                 check(&disk, done, &format!("call {call} of {calls}, {fault:?}, {cut}"));
             }

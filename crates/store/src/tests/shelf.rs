@@ -254,6 +254,24 @@ fn a_damaged_index_is_made_again_from_the_names() {
 }
 
 #[test]
+fn of_two_files_of_one_shard_the_later_is_kept() {
+    let disk = FaultyDisk::new();
+    let shelf = open(&disk).unwrap();
+    shelf.put_batch(&[shard(0, 1), shard(6, 0)]).unwrap();
+    drop(shelf);
+    let path = disk.files().into_iter().find(|path| path.to_string_lossy().contains(&format!("{}-", pack(0)))).unwrap();
+    let later = path.parent().unwrap().with_file_name("00000005");
+    crate::durable::create_dir(&disk, &later).unwrap();
+    let later = later.join(path.file_name().unwrap());
+    disk.set_bytes_of(&later, disk.bytes_of(&path).unwrap());
+    crate::durable::remove(&disk, &dir().join("clean")).unwrap();
+    let shelf = open(&disk).unwrap();
+    assert_eq!(shelf.usage().shards, 2);
+    assert_eq!(shelf.read(&key(0)).unwrap().unwrap().record, shard(0, 1).record);
+    assert!(disk.bytes_of(&path).is_none() && disk.bytes_of(&later).is_some());
+}
+
+#[test]
 fn no_room_for_the_index_keeps_nobody_from_reading() {
     let disk = FaultyDisk::new();
     let shelf = open(&disk).unwrap();
