@@ -22,7 +22,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, timeout};
 
 /// Shards in memory on their way, in KiB. Enough for a few stripes, so that sealing goes on while the network is busy.
 const MEMORY_KIB: usize = 48 << 10;
@@ -206,27 +206,32 @@ impl Outbox {
                 async move { (shard, this.queue(&record, &set, shard, bytes).await) }
             })
             .collect();
-        let mut patience: Option<Instant> = None;
+        let mut unqueued: HashSet<usize> = (0..queueing.len()).collect();
+        let mut tick = tokio::time::interval(GRACE);
+        tick.tick().await;
         loop {
-            let until = patience.unwrap_or_else(|| Instant::now() + GRACE);
             tokio::select! {
                 queued = queueing.next() => match queued {
-                    Some((shard, Some(answer))) => { tokio::spawn(Arc::clone(&self).await_answer(pack, shard, answer)); }
-                    Some((shard, None)) => self.not_sent(&pack, shard),
+                    Some((shard, answer)) => {
+                        unqueued.remove(&shard);
+                        match answer {
+                            Some(answer) => { tokio::spawn(Arc::clone(&self).await_answer(pack, shard, answer)); }
+                            None => self.not_sent(&pack, shard),
+                        }
+                    }
                     None => break,
                 },
-                () = sleep_until(until) => {
-                    let stored = lock(&self.waiting).get(&pack).is_none_or(|waiting| waiting.have() >= waiting.needed());
-                    match patience {
-                        Some(_) if stored => break,
-                        _ => patience = Some(Instant::now() + GRACE),
+                _ = tick.tick() => {
+                    if lock(&self.waiting).get(&pack).is_none_or(|waiting| waiting.have() >= waiting.needed()) {
+                        break;
                     }
                 }
             }
         }
         drop(queueing);
         drop(permit);
-        self.forget_unsent(&pack);
+        // These stay in the spool for a time when their holders are quicker.
+        unqueued.iter().for_each(|shard| self.not_sent(&pack, *shard));
     }
 
     async fn queue(
@@ -308,11 +313,6 @@ impl Outbox {
             waiting.under_way[shard] = false;
         }
         self.changed.notify_waiters();
-    }
-
-    fn forget_unsent(&self, pack: &PackId) {
-        self.changed.notify_waiters();
-        tracing::trace!(?pack, "the stripe has left memory");
     }
 
     /// Sends what is in the spool to those holders that can be reached now.

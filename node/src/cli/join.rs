@@ -93,7 +93,8 @@ impl Join {
         }));
         let (agent, protect) = (cx.suggest("agent"), cx.suggest("protect DIR"));
         if greeting == Greeting::Unmet && !token.invitation.seeds.is_empty() {
-            cx.output.advice("no member could be reached now: the agent goes on trying, and is a member once one has admitted it");
+            cx.output
+                .advice("no member could be reached now: the agent goes on trying, and is a member once one has admitted it");
         }
         cx.output.advice(&format!("next: {protect}\nthen: {agent}"));
         Ok(ExitCode::Done)

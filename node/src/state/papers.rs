@@ -83,7 +83,13 @@ impl State {
             _ => Ok(()),
         };
         // The certificate first: without it the folder belongs to no workgroup.
-        for path in [self.certificate_path(), self.folder.join("charter.bin"), self.folder.join("node.key"), self.folder.join("machine"), self.records_path()] {
+        for path in [
+            self.certificate_path(),
+            self.folder.join("charter.bin"),
+            self.folder.join("node.key"),
+            self.folder.join("machine"),
+            self.records_path(),
+        ] {
             let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
             gone(&path, removed)?;
         }
