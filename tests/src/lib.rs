@@ -1,6 +1,12 @@
 //! What the end-to-end tests share: workgroups of real processes, each with a state folder and a machine id of its own.
 
+#![expect(clippy::expect_used, clippy::panic, reason = "helpers of tests fail by panicking, as tests do")]
+
+pub mod disk;
+pub mod tree;
+
 use anyhow::{Context, Result, bail, ensure};
+pub use rustix::process::Signal;
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs;
@@ -23,7 +29,7 @@ fn build_programs() -> Result<PathBuf> {
     let test = std::env::current_exe()?;
     let folder = test.parent().and_then(Path::parent).context("tests run from target/PROFILE/deps")?;
     let mut build = Command::new(env!("CARGO"));
-    build.args(["build", "--quiet", "-p", "backmesh", "-p", "backmesh-admin", "--bins"]);
+    build.args(["build", "--quiet", "-p", "backmesh", "-p", "backmesh-admin", "--bin", "backmesh", "--bin", "backmesh-admin"]);
     build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     if folder.file_name() == Some(OsStr::new("release")) {
         build.arg("--release");
@@ -109,13 +115,55 @@ impl Node {
         self.agent = Some(command.stdout(Stdio::null()).stderr(log).spawn()?);
         let name = self.name.clone();
         wait_for(&format!("the agent of {name}"), Duration::from_secs(30), || {
-            Ok(self.status()["agent"] == true && self.status()["node"]["addresses"].as_array().is_some_and(|list| !list.is_empty()))
+            Ok(self.status()["agent"] == true
+                && self.status()["node"]["addresses"].as_array().is_some_and(|list| !list.is_empty()))
         })
+    }
+
+    /// Starts a command and does not wait for it.
+    pub fn spawn(&self, args: &[&str]) -> Child {
+        self.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts")
+    }
+
+    /// Protects a folder.
+    #[track_caller]
+    pub fn protect(&self, folder: &Path) {
+        self.run(&["protect", text(folder)]).expect(0);
+    }
+
+    /// Backs up, and gives the result.
+    #[track_caller]
+    pub fn back_up(&self) -> Value {
+        self.run(&["--json", "backup"]).expect(0).result()
+    }
+
+    /// What its log says so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.state.with_extension("log")).unwrap_or_default()
+    }
+
+    /// The most memory that the agent ever had, in KiB.
+    pub fn memory_peak_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid().expect("a running agent")));
+        let status = status.expect("/proc is there");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line for the peak");
+        line.trim().trim_end_matches("kB").trim().parse().expect("a number")
+    }
+
+    /// The files of the shards that it holds.
+    pub fn shards(&self) -> Vec<PathBuf> {
+        tree::files_below(&self.state.join("shelf/shards"))
     }
 
     /// What `status` says.
     pub fn status(&self) -> Value {
         self.run(&["--json", "status"]).lines().into_iter().find(|line| line["type"] == "result").unwrap_or_default()
+    }
+
+    /// The members that it knows.
+    pub fn peers(&self) -> Vec<Value> {
+        let answer = self.run(&["--json", "peers"]).lines().into_iter().find(|line| line["type"] == "result").unwrap_or_default();
+        answer["peers"].as_array().cloned().unwrap_or_default()
     }
 
     /// An address at which others meet it.
@@ -134,8 +182,7 @@ impl Node {
     /// Ends the agent with SIGTERM and returns its exit code.
     pub fn stop(&mut self) -> Option<i32> {
         let mut agent = self.agent.take()?;
-        let pid = rustix::process::Pid::from_raw(i32::try_from(agent.id()).ok()?)?;
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).ok()?;
+        signal(&agent, Signal::TERM);
         agent.wait().ok()?.code()
     }
 
@@ -171,11 +218,16 @@ impl Group {
         admin(self.folder.path(), args)
     }
 
-    /// Starts a workgroup of `count` nodes that all know each other.
-    pub fn start(count: usize) -> Result<Self> {
+    /// A workgroup that nobody has joined.
+    pub fn found() -> Result<Self> {
         let folder = tempfile::tempdir()?;
         admin(folder.path(), &["create", "testers"]).expect(0);
-        let mut group = Self { nodes: Vec::new(), folder };
+        Ok(Self { nodes: Vec::new(), folder })
+    }
+
+    /// Starts a workgroup of `count` nodes that all know each other.
+    pub fn start(count: usize) -> Result<Self> {
+        let mut group = Self::found()?;
         for _ in 0..count {
             group.add()?;
         }
@@ -205,16 +257,39 @@ impl Group {
     }
 
     /// Adds a node and starts its agent.
-    pub fn add(&mut self) -> Result<&mut Node> {
-        let name = format!("node{}", self.nodes.len());
-        let mut node = self.blank(&name);
-        let phrase = self.phrase_file(&name);
-        let token = self.token(&[]);
-        let words = ["join", &token, "--name", &name, "--offer", "4GiB", "--save-phrase", phrase.to_str().context("a path")?];
-        node.run(&words).expect(0);
+    pub fn add(&mut self) -> Result<()> {
+        let node = self.blank(&format!("node{}", self.nodes.len()));
+        self.add_node(node, "4GiB")
+    }
+
+    /// Makes a blank node a member that offers so much space, and starts its agent.
+    pub fn add_node(&mut self, mut node: Node, offer: &str) -> Result<()> {
+        self.join(&node, &self.token(&[]), offer).expect(0);
         node.start()?;
         self.nodes.push(node);
-        self.nodes.last_mut().context("just added")
+        Ok(())
+    }
+
+    /// Lets a node join.
+    pub fn join(&self, node: &Node, token: &str, offer: &str) -> Outcome {
+        let phrase = self.phrase_file(&node.name);
+        node.run(&["--json", "join", token, "--name", &node.name, "--offer", offer, "--save-phrase", text(&phrase)])
+    }
+
+    /// Recovers the vault of the node that was called `owner`, as a machine that has nothing but a phrase and the address of `seed`.
+    pub fn recover(&self, owner: &str, seed: &Node, args: &[&str]) -> Outcome {
+        let (phrase, address) = (self.phrase_file(owner), seed.address());
+        let words = [&["--json", "recover", "--phrase-file", text(&phrase), "--seed", &address], args].concat();
+        self.blank("stranger").run(&words)
+    }
+
+    /// How many shards all running nodes hold, and how many bytes.
+    pub fn held(&self) -> (u64, u64) {
+        let running = self.nodes.iter().filter(|node| node.pid().is_some());
+        running.map(Node::status).fold((0, 0), |(shards, bytes), status| {
+            let shelf = &status["shelf"];
+            (shards + shelf["shards"].as_u64().unwrap_or(0), bytes + shelf["bytes_held"].as_u64().unwrap_or(0))
+        })
     }
 
     /// Waits until every running node knows all members.
@@ -225,10 +300,22 @@ impl Group {
             Ok(running.map(Node::status).all(|status| status["workgroup"]["members"].as_u64() == Some(count)))
         })?;
         wait_for("all members to be connected", Duration::from_secs(60), || {
-            let peers = self.nodes[0].run(&["--json", "peers"]).lines();
-            Ok(peers.iter().filter(|peer| peer["connected"] == true).count() + 1 >= self.nodes.len())
+            let count = |node: &Node| node.peers().iter().filter(|peer| peer["connected"] == true).count();
+            let running: Vec<&Node> = self.nodes.iter().filter(|node| node.pid().is_some()).collect();
+            Ok(running.iter().all(|node| count(node) >= running.len()))
         })
     }
+}
+
+/// A path of the tests as text.
+pub fn text(path: &Path) -> &str {
+    path.to_str().expect("the tests' own paths are UTF-8")
+}
+
+/// Sends a signal to a process that this test started.
+pub fn signal(child: &Child, signal: Signal) {
+    let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw).expect("a process id");
+    rustix::process::kill_process(pid, signal).expect("the process is there");
 }
 
 fn admin(folder: &Path, args: &[&str]) -> Outcome {
@@ -245,46 +332,6 @@ pub fn wait_for(what: &str, limit: Duration, mut is: impl FnMut() -> Result<bool
             bail!("waited {limit:?} for {what}");
         }
         std::thread::sleep(Duration::from_millis(100));
-    }
-    Ok(())
-}
-
-/// Fills a folder with files of many kinds, the same for the same seed; `bytes` in all, or a little more.
-pub fn make_tree(folder: &Path, seed: u64, bytes: usize) -> Result<()> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    };
-    let words = ["mesh", "shard", "holder", "stripe", "vault", "chunk", "frame", "pack"];
-    let mut written = 0;
-    for number in 0.. {
-        let inside = folder.join(format!("folder {}", number % 7)).join(format!("deep{}", number % 3));
-        fs::create_dir_all(&inside)?;
-        let length = match number % 5 {
-            0 => 0,
-            1 => (next() % 200) as usize,
-            2 => (next() % 9_000) as usize,
-            3 => (next() % 90_000) as usize,
-            _ => (next() % 900_000) as usize,
-        };
-        let content: Vec<u8> = if number % 2 == 0 {
-            (0..length).map(|_| next() as u8).collect()
-        } else {
-            let mut text = Vec::with_capacity(length + 8);
-            while text.len() < length {
-                text.extend_from_slice(words[(next() % 8) as usize].as_bytes());
-                text.push(b' ');
-            }
-            text
-        };
-        written += content.len();
-        fs::write(inside.join(format!("file {number}.dat")), content)?;
-        if written >= bytes {
-            return Ok(());
-        }
     }
     Ok(())
 }

@@ -1,0 +1,124 @@
+//! The benchmark: Backmesh against restic, Borg and rustic on the same data in the same run. What the rows mean is in
+//! docs/benchmarks.md.
+
+mod delay;
+mod group;
+mod inputs;
+mod measure;
+mod peers;
+mod report;
+mod sections;
+
+use anyhow::{Context as _, Result, bail};
+use report::{ROWS, Report, SECTIONS};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+const USAGE: &str = "usage: benchmark [--quick] [--only ROW]... [--json] [--work DIR] [--programs DIR] [--keep] [--list]
+
+  --quick          small data, a few minutes; bounds that only hold for the full data are not judged
+  --only ROW       only this row, or this section; may be repeated
+  --json           one object a line instead of the table
+  --work DIR       where everything is written (60 GB at most; default target/benchmark below the current folder)
+  --programs DIR   where backmesh and backmesh-admin are (default: built for release, beside this program)
+  --keep           leave the made-up inputs, the unpacked trees and the nodes' states for a look
+  --list           the names of the rows";
+
+/// What the command line said.
+struct Options {
+    quick: bool,
+    json: bool,
+    keep: bool,
+    only: Vec<String>,
+    work: PathBuf,
+    programs: Option<PathBuf>,
+}
+
+/// What every section is given.
+pub(crate) struct Context {
+    /// Small data.
+    pub(crate) quick: bool,
+    /// Where everything is written.
+    pub(crate) work: PathBuf,
+    /// Where backmesh and backmesh-admin are.
+    pub(crate) programs: PathBuf,
+    /// The programs to compare with that are there.
+    pub(crate) peers: Vec<peers::Kind>,
+}
+
+impl Context {
+    /// An empty folder below the work folder.
+    pub(crate) fn folder(&self, name: &str) -> Result<PathBuf> {
+        let folder = self.work.join(name);
+        if folder.exists() {
+            std::fs::remove_dir_all(&folder).with_context(|| format!("{} cannot be emptied", folder.display()))?;
+        }
+        std::fs::create_dir_all(&folder)?;
+        Ok(folder)
+    }
+}
+
+fn main() -> Result<ExitCode> {
+    let Some(options) = options()? else { return Ok(ExitCode::SUCCESS) };
+    std::fs::create_dir_all(&options.work)?;
+    let work = options.work.canonicalize()?;
+    let programs = match &options.programs {
+        Some(folder) => folder.canonicalize().with_context(|| format!("{} cannot be read", folder.display()))?,
+        None => build()?,
+    };
+    let cx = Context { quick: options.quick, work, programs, peers: peers::found() };
+    let mut report = Report::new(&cx, options.only)?;
+    for section in SECTIONS {
+        if report.wants_section(section) {
+            eprintln!("== {section}");
+            let ended = sections::run(section, &cx, &mut report);
+            report.end_section(section, ended.err());
+        }
+    }
+    report.print(options.json)?;
+    if !options.keep {
+        std::fs::remove_dir_all(&cx.work)?;
+    }
+    Ok(if report.is_all_inside() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn options() -> Result<Option<Options>> {
+    let work = PathBuf::from("target/benchmark");
+    let mut options = Options { quick: false, json: false, keep: false, only: Vec::new(), work, programs: None };
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        let mut value = || words.next().with_context(|| format!("{word} wants a value\n{USAGE}"));
+        match word.as_str() {
+            "--quick" => options.quick = true,
+            "--json" => options.json = true,
+            "--keep" => options.keep = true,
+            "--only" => options.only.push(value()?),
+            "--work" => options.work = value()?.into(),
+            "--programs" => options.programs = Some(value()?.into()),
+            "--list" => {
+                ROWS.iter().for_each(|row| println!("{:<20} {:<10} {}", row.id, row.section, row.what));
+                return Ok(None);
+            }
+            "--help" | "-h" => {
+                println!("{USAGE}");
+                return Ok(None);
+            }
+            _ => bail!("{word} means nothing here\n{USAGE}"),
+        }
+    }
+    Ok(Some(options))
+}
+
+/// Builds both programs for release; they end up beside this one if it was built for release too.
+fn build() -> Result<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut build = Command::new(cargo);
+    build.args(["build", "--release", "--quiet", "-p", "backmesh", "-p", "backmesh-admin", "--bins"]);
+    build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).stdin(Stdio::null());
+    if !build.status().context("cargo could not be started: give --programs DIR")?.success() {
+        bail!("the programs could not be built");
+    }
+    let me = std::env::current_exe()?;
+    let target = me.parent().and_then(Path::parent).context("this program runs from target/PROFILE")?;
+    Ok(target.join("release"))
+}
