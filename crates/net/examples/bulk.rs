@@ -1,11 +1,15 @@
 //! How fast frames move between two nodes on loopback, and what both ends together pay for it.
 //!
-//! `cargo run --release -p backmesh-net --example bulk [FRAME_KIB=1024] [STREAMS=1] [GIB=2]`
+//! `cargo run --release -p backmesh-net --example bulk [FRAME_KIB=1024] [STREAMS=1] [GIB=2] [ROUND_TRIP_MS=0]`
+//!
+//! With a round trip a proxy between the two holds all bytes back for half of it in each direction; its own work is counted too.
 
 use anyhow::{Context, Result};
 use backmesh_format::keys::KeyPair;
 use backmesh_net::{FrameWriter, Net, NetConfig, NetEvent, Protocol};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, tcp};
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> Result<()> {
@@ -17,7 +21,11 @@ async fn main() -> Result<()> {
 
     let (sink, mut sink_events) = start(1, &["127.0.0.1:0"]).await?;
     let (source, _source_events) = start(2, &[]).await?;
-    let address = sink.addresses().pop().context("no address")?;
+    let mut address = sink.addresses().pop().context("no address")?;
+    if let Some(round_trip_ms) = numbers.get(3) {
+        let port = address.parse::<backmesh_net::Address>()?.port;
+        address = delay_line(port, Duration::from_millis(*round_trip_ms as u64) / 2).await?;
+    }
     let peer = source.dial(&address, None).await?;
     let reading = tokio::spawn(async move {
         let mut readers = tokio::task::JoinSet::new();
@@ -78,6 +86,43 @@ async fn send(mut writer: FrameWriter, frame_bytes: usize, frames: usize) -> Res
     }
     writer.close().await?;
     Ok(())
+}
+
+/// A proxy to the port that holds everything back for `delay`, each way.
+async fn delay_line(port: u16, delay: Duration) -> Result<String> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?.to_string();
+    tokio::spawn(async move {
+        let (near, _) = listener.accept().await?;
+        let far = TcpStream::connect(("127.0.0.1", port)).await?;
+        far.set_nodelay(true)?;
+        near.set_nodelay(true)?;
+        let ((near_read, near_write), (far_read, far_write)) = (near.into_split(), far.into_split());
+        tokio::try_join!(hold_back(near_read, far_write, delay), hold_back(far_read, near_write, delay))?;
+        anyhow::Ok(())
+    });
+    Ok(address)
+}
+
+async fn hold_back(mut from: tcp::OwnedReadHalf, mut to: tcp::OwnedWriteHalf, delay: Duration) -> Result<()> {
+    // Room for what a line of 1 GB/s holds in 100 ms.
+    let (entry, mut exit) = tokio::sync::mpsc::channel::<(tokio::time::Instant, Vec<u8>)>(1600);
+    let writing = tokio::spawn(async move {
+        while let Some((due, bytes)) = exit.recv().await {
+            tokio::time::sleep_until(due).await;
+            to.write_all(&bytes).await?;
+        }
+        anyhow::Ok(())
+    });
+    loop {
+        let mut bytes = Vec::with_capacity(64 << 10);
+        if from.read_buf(&mut bytes).await? == 0 {
+            break;
+        }
+        entry.send((tokio::time::Instant::now() + delay, bytes)).await?;
+    }
+    drop(entry);
+    writing.await?
 }
 
 fn cpu_seconds() -> Result<f64> {
