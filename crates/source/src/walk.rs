@@ -34,6 +34,8 @@ pub struct WalkItem {
     pub stat: Stat,
     /// It lies inside a root, and is not merely on the way to one.
     pub(crate) inside: bool,
+    /// It is a folder above a root: kept so that a restore can make it, and not protected itself.
+    pub above_roots: bool,
     /// Another file system is mounted there.
     pub(crate) mounted: bool,
 }
@@ -275,7 +277,8 @@ impl Listing {
                         self.mounts.insert(name.to_vec());
                     }
                 }
-                return Advance::Found(Ok(WalkItem { key, path, stat, inside: self.only.is_none(), mounted }));
+                let inside = self.only.is_none();
+                return Advance::Found(Ok(WalkItem { key, path, stat, inside, above_roots: on_the_way, mounted }));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound && node.is_some() => SourceError::Missing,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Advance::Passed,

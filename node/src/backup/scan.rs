@@ -145,10 +145,11 @@ impl<'a> Scan<'a> {
     fn take(&mut self, item: &WalkItem) -> Result<(), BackupError> {
         self.tell();
         let stat = item.stat_key();
-        let entry = match self.unchanged(item, &stat) {
-            Some(entry) => entry,
-            None => match self.read(item)? {
-                Some(entry) => entry,
+        let cached = self.cached(item);
+        let entry = match cached {
+            Some((true, entry)) => entry,
+            cached => match self.read(item)? {
+                Some(entry) => settled(item, entry, cached),
                 None => return Ok(()),
             },
         };
@@ -156,7 +157,7 @@ impl<'a> Scan<'a> {
             self.found.files += 1;
             self.found.bytes += bytes;
         }
-        if !entry.torn && !stat.is_fresh(self.began) {
+        if !entry.torn && (item.above_roots || !stat.is_fresh(self.began)) {
             self.cache.push(&item.key, &cached_stat(&stat), &entry.to_wire())?;
         }
         match self.catalogue.push(item.key.clone(), entry, |page| self.pages.keep(&page)) {
@@ -170,10 +171,11 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// The entry of the backup before, where nothing about the file has changed since.
-    fn unchanged(&mut self, item: &WalkItem, stat: &StatKey) -> Option<Entry> {
+    /// The entry of the backup before, and whether nothing about the file has changed since.
+    fn cached(&mut self, item: &WalkItem) -> Option<(bool, Entry)> {
         let cached = self.before.advance(&item.key)?;
-        if cached.stat == cached_stat(stat) { Entry::from_wire(&cached.entry).ok() } else { None }
+        let entry = Entry::from_wire(&cached.entry).ok()?;
+        Some((cached.stat == cached_stat(&item.stat_key()), entry))
     }
 
     /// Reads a file; none where it cannot be read, which has then been reported.
@@ -262,6 +264,15 @@ impl<'a> Scan<'a> {
             progress.bytes_sent = (self.bytes_sent)();
             self.report.progress(progress);
         }
+    }
+}
+
+/// The folders above what is protected change whenever somebody makes a file beside it: of them, another time is no change, or an
+/// unchanged tree would add a page of the catalogue with each backup.
+fn settled(item: &WalkItem, now: Entry, cached: Option<(bool, Entry)>) -> Entry {
+    match cached {
+        Some((_, before)) if item.above_roots && before == (Entry { modified: before.modified, ..now.clone() }) => before,
+        _ => now,
     }
 }
 
