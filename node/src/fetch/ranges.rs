@@ -83,7 +83,10 @@ impl Fetcher {
                 let decoded = self.decoded_piece(stripe, shard, range, false);
                 tokio::pin!(decoded);
                 tokio::select! {
-                    Some(bytes) = &mut own => Ok(bytes),
+                    bytes = &mut own => match bytes {
+                        Some(bytes) => Ok(bytes),
+                        None => decoded.await,
+                    },
                     decoded = &mut decoded => match decoded {
                         Ok(bytes) => Ok(bytes),
                         Err(error) => own.await.ok_or(error),
