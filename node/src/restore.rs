@@ -329,14 +329,14 @@ impl<'a> Work<'a> {
 
     /// Takes a step of writing files up; carried out once what it needs was fetched.
     fn step(&mut self, op: Op) -> Result<(), Failure> {
-        if let Some(ready) = self.prefetch.push(op, &mut self.library.data) {
+        if let Some(ready) = self.prefetch.push(op, &mut self.library.data)? {
             self.carry_out(ready)?;
         }
         Ok(())
     }
 
     fn finish_files(&mut self) -> Result<(), Failure> {
-        while let Some(ready) = self.prefetch.finish(&mut self.library.data) {
+        while let Some(ready) = self.prefetch.finish(&mut self.library.data)? {
             self.carry_out(ready)?;
         }
         Ok(())
@@ -387,8 +387,8 @@ impl<'a> Work<'a> {
                 Some(sink) => sink.append(&bytes).map_err(|error| error.to_string()),
                 None => Ok(()),
             });
+            self.result.bytes_written += if written.is_ok() { length.into() } else { 0 };
             current.failed = written.err();
-            self.result.bytes_written += u64::from(length);
         }
         current.offset += u64::from(length);
         self.tell();

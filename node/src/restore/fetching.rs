@@ -3,6 +3,7 @@
 
 use crate::fetch::{FetchError, Fetcher, Frame};
 use crate::library::Places;
+use backmesh_control::{ExitCode, Failure};
 use backmesh_format::catalogue::Entry;
 use backmesh_format::index::{ChunkRef, FramePlace, PackPlace, Place};
 use backmesh_format::{ChunkId, PackId};
@@ -60,7 +61,10 @@ impl Prefetch {
     }
 
     /// Takes a step; gives back earlier ones that are ready where enough are under way.
-    pub(super) fn push(&mut self, op: Op, places: &mut Places) -> Option<Fetched> {
+    ///
+    /// # Errors
+    /// Where what was under way stopped.
+    pub(super) fn push(&mut self, op: Op, places: &mut Places) -> Result<Option<Fetched>, Failure> {
         if let Op::Fetch(chunk) = &op {
             self.gathered_bytes += u64::from(chunk.bytes);
         }
@@ -69,11 +73,14 @@ impl Prefetch {
             self.place(places);
         }
         self.start();
-        if self.waiting.is_empty() { None } else { self.take() }
+        if self.waiting.is_empty() { Ok(None) } else { self.take() }
     }
 
     /// Gives back what is left, portion by portion.
-    pub(super) fn finish(&mut self, places: &mut Places) -> Option<Fetched> {
+    ///
+    /// # Errors
+    /// Where what was under way stopped.
+    pub(super) fn finish(&mut self, places: &mut Places) -> Result<Option<Fetched>, Failure> {
         if !self.gathered.is_empty() {
             self.place(places);
         }
@@ -114,11 +121,12 @@ impl Prefetch {
         }
     }
 
-    fn take(&mut self) -> Option<Fetched> {
-        let next = self.under_way.pop_front()?;
-        let fetched = self.runtime.block_on(next).ok();
+    /// A portion that is lost must end the restore: its files would be missing without a word.
+    fn take(&mut self) -> Result<Option<Fetched>, Failure> {
+        let Some(next) = self.under_way.pop_front() else { return Ok(None) };
+        let fetched = self.runtime.block_on(next);
         self.start();
-        fetched
+        fetched.map(Some).map_err(|error| Failure::new(ExitCode::Failed, format!("fetching stopped: {error}")))
     }
 }
 
