@@ -168,8 +168,13 @@ impl Group {
         let names = (1..=HOLDERS).map(|number| format!("holder{number}"));
         let holders = names.map(|name| Self::add(cx, &folder, &name, holders, token.trim())).collect::<Result<_>>()?;
         let group = Self { owner, holders, folder };
-        wait_for("the nodes to meet", MEETING_LIMIT, || Ok(group.owner.run(&["status"])?.1["workgroup"]["connected"] == HOLDERS))?;
+        group.meet()?;
         Ok(group)
+    }
+
+    /// Waits until the owner is connected to all holders.
+    pub(crate) fn meet(&self) -> Result<()> {
+        wait_for("the nodes to meet", MEETING_LIMIT, || Ok(self.owner.run(&["status"])?.1["workgroup"]["connected"] == HOLDERS))
     }
 
     fn add(cx: &Context, folder: &Path, name: &str, site: &Site, token: &str) -> Result<Node> {

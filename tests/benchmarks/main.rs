@@ -19,7 +19,7 @@ const USAGE: &str = "usage: benchmark [--quick] [--only ROW]... [--json] [--work
   --quick          small data, a few minutes; bounds that only hold for the full data are not judged
   --only ROW       only this row, or this section; may be repeated
   --json           one object a line instead of the table
-  --work DIR       where everything is written (60 GB at most; default target/benchmark below the current folder)
+  --work DIR       where everything is written (60 GB at most; default target)
   --programs DIR   where backmesh and backmesh-admin are (default: built for release, beside this program)
   --keep           leave the made-up inputs, the unpacked trees and the nodes' states for a look
   --list           the names of the rows";
@@ -60,8 +60,10 @@ impl Context {
 
 fn main() -> Result<ExitCode> {
     let Some(options) = options()? else { return Ok(ExitCode::SUCCESS) };
-    std::fs::create_dir_all(&options.work)?;
-    let work = options.work.canonicalize()?;
+    // A folder of its own, since it is emptied in the end.
+    let work = options.work.join("backmesh-benchmark");
+    std::fs::create_dir_all(&work)?;
+    let work = work.canonicalize()?;
     let programs = match &options.programs {
         Some(folder) => folder.canonicalize().with_context(|| format!("{} cannot be read", folder.display()))?,
         None => build()?,
@@ -83,7 +85,7 @@ fn main() -> Result<ExitCode> {
 }
 
 fn options() -> Result<Option<Options>> {
-    let work = PathBuf::from("target/benchmark");
+    let work = PathBuf::from("target");
     let mut options = Options { quick: false, json: false, keep: false, only: Vec::new(), work, programs: None };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
