@@ -6,7 +6,7 @@ use std::time::Instant;
 
 type Story = fn(u64, usize) -> Result<Verdict, Failure>;
 
-const STORIES: [(&str, Story); 9] = [
+const STORIES: [(&str, Story); 11] = [
     ("join", scenario::join_through_one_seed),
     ("partition", scenario::partition_heals),
     ("charters", scenario::charters_settle),
@@ -15,6 +15,8 @@ const STORIES: [(&str, Story); 9] = [
     ("refusals", |seed, _| scenario::refusals_are_told(seed)),
     ("founder", |seed, _| scenario::group_outlives_its_founder(seed)),
     ("removed-admin", |seed, _| scenario::removed_admin_has_no_power(seed)),
+    ("copied", |seed, _| scenario::copied_machine_is_noticed(seed)),
+    ("large", scenario::newcomer_learns_a_large_group),
     ("anything", scenario::anything_may_happen),
 ];
 
@@ -30,7 +32,7 @@ fn main() -> ExitCode {
         Some(wish) => run(&wish),
         None => {
             let names: Vec<&str> = STORIES.iter().map(|(name, _)| *name).collect();
-            eprintln!("usage: backmesh-simulations [--seed N] [--members M, 4 to 1000] [--runs N] [--story NAME]");
+            eprintln!("usage: backmesh-simulations [--seed N] [--members M, 4 to 5000] [--runs N] [--story NAME]");
             eprintln!("stories: {}", names.join(", "));
             ExitCode::from(2)
         }
@@ -43,7 +45,7 @@ fn wish(mut arguments: impl Iterator<Item = String>) -> Option<Wish> {
         let value = arguments.next()?;
         match name.as_str() {
             "--seed" => wish.seed = value.parse().ok()?,
-            "--members" => wish.members = value.parse().ok().filter(|members| (4..=1000).contains(members))?,
+            "--members" => wish.members = value.parse().ok().filter(|members| (4..=5000).contains(members))?,
             "--runs" => wish.runs = value.parse().ok()?,
             "--story" => wish.story = STORIES.iter().any(|(story, _)| *story == value).then_some(Some(value))?,
             _ => return None,

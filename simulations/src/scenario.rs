@@ -4,8 +4,8 @@ use crate::dice::Dice;
 use crate::group::{Group, Invited};
 use crate::world::World;
 use backmesh_format::keys::KeyPair;
-use backmesh_format::membership::Seed;
-use backmesh_format::{NodeId, UnixMillis};
+use backmesh_format::membership::{Admission, MemberState, Seed};
+use backmesh_format::{NodeId, Signed, UnixMillis};
 use backmesh_mesh::directory::{DirectoryEvent, DirectoryRecord, Kind};
 use backmesh_mesh::message::{Message, RefusedReason, Standing};
 use backmesh_mesh::peer::PeerEvent;
@@ -534,6 +534,51 @@ pub fn copied_machine_is_noticed(seed: u64) -> Result<Verdict, Failure> {
     stage.world.run(30 * MINUTE_MS);
     ensure(copied(&stage) > 0, || "nobody noticed that two machines use one key".to_owned())?;
     Ok(Verdict { settled_ms, frames: stage.frames(), quiet_frames: 0 })
+}
+
+/// Of a large group only a founder and one more are switched on; a newcomer learns all of it from them.
+///
+/// # Errors
+/// What went wrong.
+pub fn newcomer_learns_a_large_group(seed: u64, members: usize) -> Result<Verdict, Failure> {
+    let mut stage = Stage::new(seed, 1);
+    stage.populate(2)?;
+    stage.settle(5 * MINUTE_MS)?;
+    let invited = stage.invite(members as u32, 0, &[0]);
+    let workgroup = stage.group.workgroup();
+    let admitted_by = stage.id(0);
+    for number in 2..members {
+        let key = KeyPair::from_secret(&stage.world.dice.bytes());
+        let node = NodeId(key.public().0);
+        let certificate = invited.certificate(&key, &format!("node {number}"), stage.world.unix_ms());
+        let admission = Admission { workgroup, certificate: certificate.hash(), node, admitted_by, admitted_at: 1 };
+        let state = MemberState {
+            workgroup,
+            node,
+            sequence: 1,
+            addresses: vec![format!("/ip4/10.1.{}.{}/tcp/47770", number / 250, number % 250)],
+            offered_bytes: 1 << 40,
+            free_bytes: 1 << 40,
+            uptime_permille: 500,
+            program: "simulated".to_owned(),
+            written_at: 1,
+        };
+        let admission = Signed::new(admission, &[&stage.world.nodes[0].key]);
+        stage.world.learn(0, DirectoryRecord::Certificate(Box::new(certificate)));
+        stage.world.learn(0, DirectoryRecord::Admission(Box::new(admission)));
+        stage.world.learn(0, DirectoryRecord::State(Box::new(Signed::new(state, &[&key]))));
+    }
+    stage.settle(10 * MINUTE_MS)?;
+    let seed_of_second = vec![stage.seed(1)];
+    let late = stage.group.invite(0, 1, 0, seed_of_second, &mut stage.world.dice);
+    let newcomer = stage.add(&late);
+    let before = stage.frames();
+    stage.start(newcomer)?;
+    let settled_ms = stage.settle(10 * MINUTE_MS)?;
+    let known = stage.world.directory(newcomer).map_or(0, |directory| directory.member_count());
+    ensure(known == members + 1, || format!("the newcomer knows {known} of {} members", members + 1))?;
+    let frames = stage.frames() - before;
+    Ok(Verdict { settled_ms, frames, quiet_frames: stage.quiet_hour() })
 }
 
 /// Everything at once: first a time in which anything may happen and nothing may become wrong, then a time in which everything works

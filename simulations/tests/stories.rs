@@ -67,3 +67,8 @@ fn a_copied_machine_is_noticed() -> Result<(), Failure> {
 fn anything_may_happen() -> Result<(), Failure> {
     check(1..5, |seed| scenario::anything_may_happen(seed, 16))
 }
+
+#[test]
+fn a_newcomer_learns_a_large_group() -> Result<(), Failure> {
+    check(1..2, |seed| scenario::newcomer_learns_a_large_group(seed, 300))
+}

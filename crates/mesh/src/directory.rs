@@ -382,6 +382,13 @@ impl Directory {
         self.lookup(&self.digest.find(id)?)
     }
 
+    /// Everything that a certificate with this id needs to count elsewhere: the admissions for it.
+    pub(crate) fn companions(&self, id: &ItemId) -> Vec<DirectoryRecord> {
+        let Some(ItemKey::Certificate(_, hash)) = self.digest.find(id) else { return Vec::new() };
+        let known = self.members.admissions.get(&hash).into_iter().flat_map(|known| known.values());
+        known.map(|held| DirectoryRecord::Admission(Box::new(held.record.clone()))).collect()
+    }
+
     fn lookup(&self, key: &ItemKey) -> Option<DirectoryRecord> {
         Some(match key {
             ItemKey::Charter(hash) => DirectoryRecord::Charter(Box::new(self.charters.version(hash)?.0.clone())),

@@ -240,6 +240,8 @@ struct Link {
     next_sync_at: u64,
     quiet_ms: u64,
     progress: bool,
+    /// The bucket at which the next comparison goes on.
+    cursor: usize,
     /// Ids that were asked for in this comparison.
     asked: BTreeSet<ItemId>,
     /// Records to be pushed at the end of this step.

@@ -46,6 +46,36 @@ pub(super) struct Rules<'a> {
     pub(super) ever_admin: &'a dyn Fn(&PublicKey) -> bool,
 }
 
+/// The uses of one invitation.
+#[derive(Debug, Default)]
+struct Uses {
+    order_of: BTreeMap<NodeId, u64>,
+    /// The same orders, the first first.
+    orders: Vec<u64>,
+}
+
+impl Uses {
+    /// Of several certificates of one node the first counts.
+    fn note(&mut self, node: NodeId, order: u64) {
+        let known = self.order_of.insert(node, order);
+        if known.is_some_and(|known| known <= order) {
+            self.order_of.extend(known.map(|known| (node, known)));
+            return;
+        }
+        self.orders.retain(|other| Some(*other) != known);
+        let place = self.orders.partition_point(|other| *other < order);
+        self.orders.insert(place, order);
+    }
+
+    /// Which use `node` was, from 0; one that has not used it would be the next.
+    fn place(&self, node: &NodeId) -> usize {
+        match self.order_of.get(node) {
+            Some(order) => self.orders.partition_point(|other| other < order),
+            None => self.orders.len(),
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Members {
     pub(super) cards: BTreeMap<NodeId, BTreeMap<RecordHash, Card>>,
@@ -54,7 +84,7 @@ pub(super) struct Members {
     pub(super) revocations: BTreeMap<NodeId, Held<Revocation>>,
     pending_admissions: VecDeque<Signed<Admission>>,
     /// Who used each invitation, in the order in which they came to count.
-    uses: BTreeMap<RecordHash, Vec<(u64, NodeId)>>,
+    uses: BTreeMap<RecordHash, Uses>,
     next_order: u64,
     next_arrival: u64,
 }
@@ -80,8 +110,7 @@ impl Members {
 
     /// Which use of the invitation `node` was, from 0; one that has not used it would be the next.
     pub(super) fn place_in(&self, invitation: &RecordHash, node: &NodeId) -> usize {
-        let uses = self.uses.get(invitation).map_or(&[][..], Vec::as_slice);
-        uses.iter().position(|(_, known)| known == node).unwrap_or(uses.len())
+        self.uses.get(invitation).map_or(0, |uses| uses.place(node))
     }
 
     /// Which use of its invitation a certificate is, and how many the invitation allows; none for a certificate without one.
@@ -137,12 +166,7 @@ impl Members {
         self.next_order = self.next_order.max(order.saturating_add(1));
         let node = certificate.node;
         if let Some(invitation) = &certificate.invitation {
-            let uses = self.uses.entry(invitation.hash()).or_default();
-            match uses.iter_mut().find(|(_, known)| *known == node) {
-                Some(known) => known.0 = known.0.min(order),
-                None => uses.push((order, node)),
-            }
-            uses.sort_unstable();
+            self.uses.entry(invitation.hash()).or_default().note(node, order);
         }
         let held = Held::new(Kind::Certificate, certificate);
         let cards = self.cards.entry(node).or_default();

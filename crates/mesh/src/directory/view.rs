@@ -110,6 +110,11 @@ impl Directory {
         self.says.states.get(node).map(|held| &held.record)
     }
 
+    /// What every member that is not revoked said of itself last, in the order of their ids.
+    pub fn states(&self) -> impl Iterator<Item = &Signed<MemberState>> + '_ {
+        self.says.states.values().map(|held| &held.record)
+    }
+
     /// This node's own certificate.
     pub fn own_certificate(&self) -> Option<&Signed<Certificate>> {
         self.members.cards.get(&self.me)?.get(&self.own).map(|card| &card.held.record)

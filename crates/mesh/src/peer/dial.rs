@@ -189,14 +189,15 @@ impl Peer {
             return (Vec::new(), lonely);
         }
         let linked: BTreeSet<NodeId> = self.links.values().map(|link| link.node).chain([self.me]).collect();
-        let candidates = self.directory.members().filter(|member| {
-            !linked.contains(&member.node)
-                && matches!(member.standing, Standing::Accepted | Standing::Spent)
-                && member.state.is_some_and(|state| !state.addresses.is_empty())
-                && self.is_ripe(&DialTarget::Member(member.node), at)
+        // The cheap questions first: most of a large group is connected to others, or waits for its next dial.
+        let candidates = self.directory.states().filter(|state| {
+            !state.addresses.is_empty()
+                && !linked.contains(&state.node)
+                && self.is_ripe(&DialTarget::Member(state.node), at)
+                && matches!(self.directory.standing(&state.node), Standing::Accepted | Standing::Spent)
         });
         let mut ranked: Vec<([u8; 32], NodeId)> =
-            candidates.map(|member| (*blake3::hash(&[self.me.0, member.node.0].concat()).as_bytes(), member.node)).collect();
+            candidates.map(|state| (*blake3::hash(&[self.me.0, state.node.0].concat()).as_bytes(), state.node)).collect();
         ranked.sort_unstable();
         if exploring && !ranked.is_empty() {
             let chosen = self.dice.below(ranked.len() as u64) as usize;

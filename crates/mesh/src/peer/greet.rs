@@ -25,6 +25,7 @@ impl Peer {
                 next_sync_at: at,
                 quiet_ms: self.config.quiet_ms.0,
                 progress: false,
+                cursor: 0,
                 asked: BTreeSet::new(),
                 outbox: Vec::new(),
                 offences: 0,

@@ -46,7 +46,7 @@ impl Peer {
             }
             Message::Buckets { sums } => self.look_into(at, link, &sums),
             Message::Have { kind, bucket, ids } => self.have(at, link, kind, bucket, &ids),
-            Message::Want { ids } => self.give(at, link, &ids),
+            Message::Want { ids } => self.give(at, link, &ids, true),
             Message::Records { records } => self.records(now, link, records),
             Message::Hello(_) | Message::Welcome { .. } | Message::Refused { .. } => {
                 self.refuse(now, link, RefusedReason::Protocol, "the greeting is over");
@@ -57,7 +57,12 @@ impl Peer {
     fn look_into(&mut self, at: u64, link: LinkId, theirs: &[[u8; 16]]) {
         let ours = self.directory.digest_sums();
         let differ = ours.iter().zip(theirs).enumerate().filter(|(_, (ours, theirs))| ours != theirs);
-        let places: Vec<usize> = differ.map(|(place, _)| place).take(BUCKETS_MAX).collect();
+        let mut places: Vec<usize> = differ.map(|(place, _)| place).collect();
+        let Some(known) = self.links.get_mut(&link) else { return };
+        let first = places.partition_point(|place| *place < known.cursor);
+        places.rotate_left(first);
+        places.truncate(BUCKETS_MAX);
+        known.cursor = places.last().map_or(0, |place| place + 1);
         for place in places {
             let Some(kind) = Kind::ALL.get(place / BUCKETS_PER_KIND).copied() else { continue };
             let bucket = (place % BUCKETS_PER_KIND) as u8;
@@ -75,7 +80,7 @@ impl Peer {
         let known: BTreeSet<&ItemId> = theirs.iter().collect();
         let missing: Vec<ItemId> = self.directory.bucket_ids(kind, bucket).into_iter().filter(|id| !known.contains(id)).collect();
         let mut wanted: Vec<ItemId> = theirs.iter().filter(|id| self.directory.lacks(kind, id)).copied().collect();
-        self.give(at, link, &missing);
+        self.give(at, link, &missing, true);
         let Some(known) = self.links.get_mut(&link) else { return };
         wanted.truncate(ASKED_MAX.saturating_sub(known.asked.len()).min(IDS_MAX));
         known.asked.extend(wanted.iter().copied());
@@ -84,13 +89,16 @@ impl Peer {
         }
     }
 
-    /// Sends records, as many as the link may have now.
-    fn give(&mut self, at: u64, link: LinkId, ids: &[ItemId]) {
+    /// Sends records, as many as the link may have now; with certificates what they need to count, so that who learns a whole group
+    /// need not hold thousands back.
+    fn give(&mut self, at: u64, link: LinkId, ids: &[ItemId], with_companions: bool) {
         let mut batch = Vec::new();
         let mut batch_bytes = 0;
         for id in ids {
-            let Some(raw) = self.directory.record(id).map(|record| record.to_raw()) else { continue };
-            let cost = raw.bytes.0.len() + 5;
+            let Some(record) = self.directory.record(id) else { continue };
+            let companions = if with_companions { self.directory.companions(id) } else { Vec::new() };
+            let raws: Vec<RawRecord> = [record].iter().chain(&companions).map(DirectoryRecord::to_raw).collect();
+            let cost = raws.iter().map(|raw| raw.bytes.0.len() + 5).sum::<usize>();
             if !self.affords(link, cost as u64, at) {
                 break;
             }
@@ -99,7 +107,7 @@ impl Peer {
                 batch_bytes = 0;
             }
             batch_bytes += cost;
-            batch.push(raw);
+            batch.extend(raws);
         }
         if !batch.is_empty() {
             if let Some(known) = self.links.get_mut(&link) {
@@ -147,6 +155,7 @@ impl Peer {
     ) -> Option<(Vec<DirectoryRecord>, Vec<DirectoryRecord>)> {
         let known = self.links.get_mut(&link)?;
         let (mut asked, mut unasked) = (Vec::new(), Vec::new());
+        let mut answer = false;
         for raw in raws {
             let Some(kind) = Kind::from_number(raw.kind) else { continue };
             let id = item_id(raw.kind, &raw.bytes.0);
@@ -154,8 +163,11 @@ impl Peer {
                 continue;
             }
             match DirectoryRecord::from_bytes(kind, &raw.bytes.0) {
-                Ok(record) if known.asked.remove(&id) => asked.push(record),
-                Ok(record) => unasked.push(record),
+                Ok(record) => {
+                    // What follows the answer to a question belongs to it.
+                    answer |= known.asked.remove(&id);
+                    if answer { asked.push(record) } else { unasked.push(record) }
+                }
                 Err(DecodeError::Version { .. } | DecodeError::Flags { .. }) => self.directory.leave_out(id),
                 Err(_) => {
                     self.directory.leave_out(id);
@@ -213,7 +225,7 @@ impl Peer {
         for link in full {
             let Some(known) = self.links.get_mut(&link) else { continue };
             let ids = std::mem::take(&mut known.outbox);
-            self.give(now.monotonic_ms, link, &ids);
+            self.give(now.monotonic_ms, link, &ids, false);
         }
     }
 }
