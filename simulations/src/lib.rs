@@ -4,4 +4,5 @@
 pub mod dice;
 pub mod group;
 pub mod scenario;
+pub mod stage;
 pub mod world;
