@@ -14,6 +14,7 @@ use crate::node::Node;
 use crate::outbox::OutboxError;
 use crate::report::Report;
 use crate::sets::SetsError;
+use crate::vault::SignHeadError;
 use backmesh_codec::frame::CompressError;
 use backmesh_codec::stripe::BuildError;
 use backmesh_control::{BackupResult, ExitCode, Failure, Phase, Progress};
@@ -23,7 +24,6 @@ use backmesh_format::wire::Bytes;
 use backmesh_store::{ChunkIndexError, RecordsError, StatCacheError};
 use packing::{Packing, pack_frames};
 use scan::{Chunks, Scan, Scanned};
-use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -43,6 +43,9 @@ pub enum BackupError {
     /// Another one is running.
     #[error("a backup is running already")]
     Running,
+    /// The vault is being taken over from another machine.
+    #[error("this machine is taking the vault over and has not yet heard from enough members that hold it")]
+    TakingOver,
     /// Nothing is protected.
     #[error("nothing is protected yet")]
     NothingProtected,
@@ -72,29 +75,32 @@ pub enum BackupError {
     /// A stripe could not be built.
     #[error(transparent)]
     Build(#[from] BuildError),
-    /// Our own disk failed.
-    #[error("the state folder cannot be read or written: {0}")]
-    Store(String),
+    /// The local index failed.
+    #[error(transparent)]
+    Index(#[from] ChunkIndexError),
+    /// The records failed.
+    #[error(transparent)]
+    Records(#[from] RecordsError),
+    /// The stat cache failed.
+    #[error(transparent)]
+    StatCache(#[from] StatCacheError),
+    /// The head could not be signed.
+    #[error(transparent)]
+    Head(#[from] SignHeadError),
     /// The catalogue or the index could not be written.
     #[error("the catalogue cannot be written: {0}")]
     Catalogue(String),
 }
 
-impl From<ChunkIndexError> for BackupError {
-    fn from(error: ChunkIndexError) -> Self {
-        Self::Store(error.to_string())
+impl BackupError {
+    /// Whether it only says that something else failed first.
+    fn is_consequence(&self) -> bool {
+        matches!(self, Self::Stopped)
     }
-}
 
-impl From<RecordsError> for BackupError {
-    fn from(error: RecordsError) -> Self {
-        Self::Store(error.to_string())
-    }
-}
-
-impl From<StatCacheError> for BackupError {
-    fn from(error: StatCacheError) -> Self {
-        Self::Store(error.to_string())
+    fn is_own_disk(&self) -> bool {
+        let outbox = matches!(self, Self::Outbox(OutboxError::Spool(_) | OutboxError::Index(_)));
+        outbox || matches!(self, Self::Index(_) | Self::Records(_) | Self::StatCache(_) | Self::Head(SignHeadError::Records(_)))
     }
 }
 
@@ -102,7 +108,7 @@ impl From<BackupError> for Failure {
     fn from(error: BackupError) -> Self {
         let (code, hint) = match &error {
             BackupError::NothingProtected => (ExitCode::Usage, Some("name what to keep: backmesh protect DIR")),
-            BackupError::Interrupted => (ExitCode::Interrupted, None),
+            BackupError::Interrupted | BackupError::Outbox(OutboxError::Interrupted) => (ExitCode::Interrupted, None),
             BackupError::Sets(SetsError::Alone | SetsError::Offline { .. } | SetsError::Placement(_)) => {
                 (ExitCode::TooFew, Some("backmesh peers shows who is a member and who can be reached; others join with a token"))
             }
@@ -110,8 +116,16 @@ impl From<BackupError> for Failure {
                 ExitCode::TooFew,
                 Some("nothing is lost: what is not delivered stays here; back up again when more members are on"),
             ),
-            BackupError::Outbox(OutboxError::Store(_)) | BackupError::Store(_) => {
-                (ExitCode::Failed, Some("is its disk full? what was stored so far stays stored"))
+            BackupError::Outbox(OutboxError::Fenced(_)) => (
+                ExitCode::Failed,
+                Some("this machine no longer writes to the vault: to back up again, join with a new state and a new token"),
+            ),
+            BackupError::TakingOver => (
+                ExitCode::TooFew,
+                Some("it goes on by itself once members that know the vault can be reached; backmesh peers shows who is on"),
+            ),
+            error if error.is_own_disk() => {
+                (ExitCode::Failed, Some("is the disk of the state folder full? what was stored so far stays stored"))
             }
             _ => (ExitCode::Failed, None),
         };
@@ -125,6 +139,9 @@ impl From<BackupError> for Failure {
 /// # Errors
 /// [`BackupError`]. Files that cannot be read are problems in the report, not errors.
 pub async fn back_up(node: &Arc<Node>, report: &Report) -> Result<BackupResult, BackupError> {
+    if node.taking_over {
+        return Err(BackupError::TakingOver);
+    }
     let _alone = node.backing_up.try_lock().map_err(|_| BackupError::Running)?;
     let (clock, started_at) = (Instant::now(), crate::os::now());
     let sent_before = node.outgoing.bytes_sent();
@@ -137,11 +154,11 @@ pub async fn back_up(node: &Arc<Node>, report: &Report) -> Result<BackupResult, 
     let (scanned, cache) = scan_and_pack(node, &packing, report, roots.clone()).await?;
 
     report.progress(Progress::new(Phase::Delivering));
-    node.outbox.all_enough(HOLDERS_PATIENCE).await?;
+    node.outbox.all_enough(HOLDERS_PATIENCE, report).await?;
 
     report.progress(Progress::new(Phase::Finishing));
-    index_new_chunks(node, &packing).await?;
-    node.outbox.all_enough(HOLDERS_PATIENCE).await?;
+    index_new_chunks(node, &packing, report).await?;
+    node.outbox.all_enough(HOLDERS_PATIENCE, report).await?;
 
     let snapshot = snapshot(node, &scanned, &packing, started_at, &roots, report.problems());
     let id = snapshot.id();
@@ -188,23 +205,27 @@ async fn scan_and_pack(
     let work = tokio::task::spawn_blocking(move || {
         let (data, data_frames) = mpsc::sync_channel(FRAMES_WAITING);
         let (pages, page_frames) = mpsc::sync_channel(FRAMES_WAITING);
-        let (data_frames, page_frames) = (Mutex::new(data_frames), Mutex::new(page_frames));
+        let (data_frames, page_frames) = (Arc::new(Mutex::new(data_frames)), Arc::new(Mutex::new(page_frames)));
         let packers = std::thread::available_parallelism().map_or(1, |cores| cores.get().saturating_sub(1)).clamp(1, PACKERS_MAX);
         let scanned = std::thread::scope(|threads| {
             let packing = &*packing;
-            let mut packed: Vec<_> =
-                (0..packers).map(|_| threads.spawn(|| pack_frames(packing, Purpose::Data, &data_frames))).collect();
-            packed.push(threads.spawn(|| pack_frames(packing, Purpose::Catalogue, &page_frames)));
+            // The threads own the receiving ends: when the last of them has failed, the scan cannot send any more and ends too.
+            let mut packed: Vec<_> = (0..packers)
+                .map(|_| {
+                    let frames = Arc::clone(&data_frames);
+                    threads.spawn(move || pack_frames(packing, Purpose::Data, &frames))
+                })
+                .collect();
+            packed.push(threads.spawn(move || pack_frames(packing, Purpose::Catalogue, &page_frames)));
+            drop(data_frames);
             let scanned = scan(&node, packing, &report, &roots, data, pages);
-            // A packing thread's own failure says more than that the scan could not send to it.
-            for thread in packed {
-                thread.join().map_err(|_| BackupError::Stopped)??;
-            }
-            scanned
+            let ended = packed.into_iter().map(|thread| thread.join().unwrap_or(Err(BackupError::Stopped)));
+            // A thread's own failure says more than that the others stopped because of it.
+            let failed = ended.filter_map(Result::err).reduce(|first, next| if first.is_consequence() { next } else { first });
+            failed.map_or(scanned, Err)
         });
         if scanned.is_err() {
-            let packed = node.outbox.chunks_on_the_way();
-            node.outbox.disclaim(|id| packed.contains(id));
+            node.outbox.disclaim_unpacked();
         }
         scanned
     });
@@ -227,14 +248,27 @@ fn scan(
     Scan::new(report, data, pages, before, cache, &bytes_sent).run(roots, vec![node.state.clone()])
 }
 
-async fn index_new_chunks(node: &Arc<Node>, packing: &Arc<Packing>) -> Result<(), BackupError> {
+/// First the page of older snapshots, if one is due, then the index, which has to name that page.
+async fn index_new_chunks(node: &Arc<Node>, packing: &Arc<Packing>, report: &Report) -> Result<(), BackupError> {
+    let paged_out = in_thread(node, packing, commit::page_out_snapshots).await?;
+    if let Some(paged_out) = paged_out {
+        node.outbox.all_enough(HOLDERS_PATIENCE, report).await?;
+        paged_out.accept(node);
+    }
+    in_thread(node, packing, |node, packing| {
+        commit::write_segments(node, packing, Purpose::Data)?;
+        commit::write_segments(node, packing, Purpose::Catalogue)
+    })
+    .await
+}
+
+async fn in_thread<T: Send + 'static>(
+    node: &Arc<Node>,
+    packing: &Arc<Packing>,
+    work: impl FnOnce(&Node, &Packing) -> Result<T, BackupError> + Send + 'static,
+) -> Result<T, BackupError> {
     let (node, packing) = (Arc::clone(node), Arc::clone(packing));
-    let work = tokio::task::spawn_blocking(move || {
-        commit::page_out_snapshots(&node, &packing)?;
-        commit::write_segments(&node, &packing, Purpose::Data)?;
-        commit::write_segments(&node, &packing, Purpose::Catalogue)
-    });
-    work.await.map_err(|_| BackupError::Stopped)?
+    tokio::task::spawn_blocking(move || work(&node, &packing)).await.map_err(|_| BackupError::Stopped)?
 }
 
 fn snapshot(node: &Node, scanned: &Scanned, packing: &Packing, started_at: u64, roots: &[PathBuf], problems: u64) -> Snapshot {
@@ -244,7 +278,7 @@ fn snapshot(node: &Node, scanned: &Scanned, packing: &Packing, started_at: u64, 
         seat: node.vault.writer.certificate.seat,
         host: node.members.view().name.clone(),
         system: System::Unix,
-        roots: roots.iter().map(|root| Bytes(root.as_os_str().as_bytes().to_vec())).collect(),
+        roots: roots.iter().map(|root| Bytes(crate::os::path_bytes(root).to_vec())).collect(),
         catalogue: scanned.catalogue.clone(),
         files: scanned.files,
         entries: scanned.entries,

@@ -2,38 +2,38 @@
 //! durable at their holders; what was acknowledged is never sent again, also after the power went.
 //!
 //! Two states count: *enough* (the pack may be referred to) and *complete*. Enough is what a backup waits for; completing goes on
-//! behind it, for as long as it takes.
+//! behind it, for as long as it takes. A pack that its holders refuse for good is given up, and its chunks are packed anew elsewhere.
+
+mod delivery;
 
 use crate::lanes::Lanes;
+use crate::report::Report;
 use crate::sets::Sets;
 use backmesh_codec::stripe::BuiltStripe;
 use backmesh_format::copyset::Copyset;
 use backmesh_format::index::{FramePlace, PackPlace};
 use backmesh_format::stripe::Stripe;
-use backmesh_format::{ChunkId, NodeId, PackId, Signed, Wire};
-use backmesh_mesh::message::{StoreReply, StoreRequest};
+use backmesh_format::{ChunkId, DecodeError, NodeId, PackId, Signed, Wire};
+use backmesh_mesh::message::StoreReply;
 use backmesh_policy::{Shape, enough};
 use backmesh_store::{ChunkIndex, ChunkIndexError, Spool, SpoolError, SpooledPack};
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
+use delivery::Refusals;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use thiserror::Error;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, timeout};
 
 /// Shards in memory on their way, in KiB. Enough for a few stripes, so that sealing goes on while the network is busy.
 const MEMORY_KIB: usize = 48 << 10;
-/// How long the slowest holders of a stripe hold up the stripes behind it once enough others have theirs.
-const GRACE: Duration = Duration::from_secs(2);
 
 /// Why a backup cannot count its packs as stored.
-#[derive(Debug, Clone, Error)]
+#[derive(Debug, Error)]
 pub enum OutboxError {
-    /// Too few holders can be reached.
-    #[error("{packs} packs are at fewer holders than they need: {online} of {needed} can be reached")]
+    /// Too few holders take what they should.
+    #[error("{packs} packs are at fewer holders than they need: {online} can be reached and {needed} must have each{}", refused.as_ref().map(|text| format!("; one refused: {text}")).unwrap_or_default())]
     TooFewHolders {
         /// How many packs wait.
         packs: usize,
@@ -41,28 +41,33 @@ pub enum OutboxError {
         online: usize,
         /// How many it needs.
         needed: usize,
+        /// What the last holder that refused said.
+        refused: Option<String>,
     },
-    /// Our own disk failed.
-    #[error("the state folder cannot be written: {0}")]
-    Store(String),
+    /// Another machine writes to the vault now.
+    #[error("another machine has taken this vault over, and holders refuse this one: {0}")]
+    Fenced(String),
+    /// Who asked for it went away, or the agent is ending.
+    #[error("interrupted")]
+    Interrupted,
+    /// The spool failed.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    /// The local index failed.
+    #[error(transparent)]
+    Index(#[from] ChunkIndexError),
+    /// A spooled record makes no sense.
+    #[error("a pack in the spool has a damaged record: {0}")]
+    Record(#[from] DecodeError),
 }
 
-impl From<SpoolError> for OutboxError {
-    fn from(error: SpoolError) -> Self {
-        Self::Store(error.to_string())
-    }
-}
-
-impl From<ChunkIndexError> for OutboxError {
-    fn from(error: ChunkIndexError) -> Self {
-        Self::Store(error.to_string())
-    }
-}
+/// The chunks of a pack, and where they lie in it.
+type PackChunks = Arc<Vec<(ChunkId, FramePlace)>>;
 
 struct Waiting {
     place: PackPlace,
     record: Arc<Signed<Stripe>>,
-    chunks: Vec<(ChunkId, FramePlace)>,
+    chunks: PackChunks,
     acknowledged: Vec<bool>,
     under_way: Vec<bool>,
     indexed: bool,
@@ -70,7 +75,7 @@ struct Waiting {
 
 impl Waiting {
     fn needed(&self) -> usize {
-        enough(Shape { k: self.record.k, n: self.record.n() as u8 })
+        enough(Shape { k: self.record.k, n: u8::try_from(self.record.n()).unwrap_or(u8::MAX) })
     }
 
     fn have(&self) -> usize {
@@ -86,7 +91,10 @@ pub struct Outbox {
     sets: Arc<Sets>,
     waiting: Mutex<HashMap<PackId, Waiting>>,
     on_the_way: Mutex<HashSet<ChunkId>>,
+    /// Held while a pack is entered in the index or leaves the spool, which syncs the disk; never by a task.
+    settling: Mutex<()>,
     failed: Mutex<Option<OutboxError>>,
+    refusals: Refusals,
     changed: Notify,
     memory: Arc<Semaphore>,
     runtime: Handle,
@@ -100,7 +108,7 @@ impl Outbox {
     /// Takes up what an earlier run left in the spool.
     ///
     /// # Errors
-    /// Where the spool cannot be read.
+    /// Where the spool or the index cannot be read.
     pub fn open(
         spool: Arc<Spool>,
         index: Arc<ChunkIndex>,
@@ -114,21 +122,23 @@ impl Outbox {
             sets,
             waiting: Mutex::default(),
             on_the_way: Mutex::default(),
+            settling: Mutex::default(),
             failed: Mutex::default(),
+            refusals: Refusals::default(),
             changed: Notify::new(),
             memory: Arc::new(Semaphore::new(MEMORY_KIB)),
             runtime: Handle::current(),
         };
         for left in outbox.spool.pending() {
             let description = outbox.spool.description(&left.place.pack)?;
-            let record =
-                Signed::<Stripe>::from_wire(&description.record).map_err(|error| OutboxError::Store(error.to_string()))?;
+            let record = Signed::<Stripe>::from_wire(&description.record)?;
             let indexed = outbox.index.number_of(&record.pack)?.is_some();
             if !indexed {
                 lock(&outbox.on_the_way).extend(description.chunks.iter().map(|(id, _)| *id));
             }
             let acknowledged = (0..left.shards).map(|shard| !left.missing.contains(&shard)).collect();
             outbox.watch(record, description.chunks, acknowledged, false, indexed);
+            outbox.settle(&left.place.pack)?;
         }
         Ok(outbox)
     }
@@ -143,8 +153,8 @@ impl Outbox {
     ) {
         let place = PackPlace { pack: record.pack, copyset: record.copyset, class: record.class };
         let under_way = vec![under_way; acknowledged.len()];
-        let waiting = Waiting { place, record: Arc::new(record), chunks, acknowledged, under_way, indexed };
-        lock(&self.waiting).insert(place.pack, waiting);
+        let (record, chunks) = (Arc::new(record), Arc::new(chunks));
+        lock(&self.waiting).insert(place.pack, Waiting { place, record, chunks, acknowledged, under_way, indexed });
     }
 
     /// Whether a chunk has to be packed: it is neither stored nor on its way. Who is told yes must pack it.
@@ -158,15 +168,13 @@ impl Outbox {
         Ok(lock(&self.on_the_way).insert(*id))
     }
 
-    /// Gives up chunks that were claimed and never packed, because a backup ended early.
-    pub fn disclaim(&self, kept: impl Fn(&ChunkId) -> bool) {
-        lock(&self.on_the_way).retain(kept);
-    }
-
-    /// Chunks that are in packs on their way.
-    pub fn chunks_on_the_way(&self) -> HashSet<ChunkId> {
-        let waiting = lock(&self.waiting);
-        waiting.values().filter(|pack| !pack.indexed).flat_map(|pack| pack.chunks.iter().map(|(id, _)| *id)).collect()
+    /// Gives up all chunks that were claimed and are in no pack, because a backup ended early. No backup may be running.
+    pub fn disclaim_unpacked(&self) {
+        let packed: HashSet<ChunkId> = {
+            let waiting = lock(&self.waiting);
+            waiting.values().filter(|pack| !pack.indexed).flat_map(|pack| pack.chunks.iter().map(|(id, _)| *id)).collect()
+        };
+        lock(&self.on_the_way).retain(|id| packed.contains(id));
     }
 
     /// Puts a stripe into the spool and on its way; waits while too much is under way. For threads, not for tasks.
@@ -176,7 +184,7 @@ impl Outbox {
     pub fn submit(self: &Arc<Self>, stripe: BuiltStripe, set: Arc<Signed<Copyset>>) -> Result<(), OutboxError> {
         let kib = (stripe.shards.iter().map(Vec::len).sum::<usize>() >> 10).clamp(1, MEMORY_KIB);
         let permit = self.runtime.block_on(Arc::clone(&self.memory).acquire_many_owned(kib as u32));
-        let permit = permit.map_err(|_| OutboxError::Store("the agent is stopping".to_owned()))?;
+        let permit = permit.map_err(|_| OutboxError::Interrupted)?;
         let BuiltStripe { record, shards, chunks, class } = stripe;
         let place = PackPlace { pack: record.pack, copyset: record.copyset, class };
         let mut spooled = [SpooledPack { place, purpose: record.purpose, record: record.to_wire(), chunks, shards }];
@@ -189,175 +197,55 @@ impl Outbox {
         Ok(())
     }
 
-    /// Sends the shards of one stripe side by side. Slow holders are left for later once enough others answered.
-    async fn send_all(
-        self: Arc<Self>,
-        pack: PackId,
-        shards: Vec<Arc<Vec<u8>>>,
-        set: Arc<Signed<Copyset>>,
-        permit: OwnedSemaphorePermit,
-    ) {
-        let Some(record) = lock(&self.waiting).get(&pack).map(|waiting| Arc::clone(&waiting.record)) else { return };
-        let mut queueing: FuturesUnordered<_> = shards
-            .into_iter()
-            .enumerate()
-            .map(|(shard, bytes)| {
-                let (record, set, this) = (Arc::clone(&record), Arc::clone(&set), Arc::clone(&self));
-                async move { (shard, this.queue(&record, &set, shard, bytes).await) }
-            })
-            .collect();
-        let mut unqueued: HashSet<usize> = (0..queueing.len()).collect();
-        let mut tick = tokio::time::interval(GRACE);
-        tick.tick().await;
-        loop {
-            tokio::select! {
-                queued = queueing.next() => match queued {
-                    Some((shard, answer)) => {
-                        unqueued.remove(&shard);
-                        match answer {
-                            Some(answer) => { tokio::spawn(Arc::clone(&self).await_answer(pack, shard, answer)); }
-                            None => self.not_sent(&pack, shard),
-                        }
-                    }
-                    None => break,
-                },
-                _ = tick.tick() => {
-                    if lock(&self.waiting).get(&pack).is_none_or(|waiting| waiting.have() >= waiting.needed()) {
-                        break;
-                    }
-                }
-            }
-        }
-        drop(queueing);
-        drop(permit);
-        // These stay in the spool for a time when their holders are quicker.
-        unqueued.iter().for_each(|shard| self.not_sent(&pack, *shard));
-    }
-
-    async fn queue(
-        &self,
-        record: &Arc<Signed<Stripe>>,
-        set: &Signed<Copyset>,
-        shard: usize,
-        bytes: Arc<Vec<u8>>,
-    ) -> Option<oneshot::Receiver<StoreReply>> {
-        let holder = *set.slots.get(record.slot_of(shard))?;
-        self.announce(holder, set).await?;
-        let record = Arc::clone(record);
-        self.lanes.send(holder, move |call| StoreRequest::shard_fields(call, shard as u8, &record), Some(bytes)).await.ok()
-    }
-
-    /// Tells a holder of the set before its first shard.
-    async fn announce(&self, holder: NodeId, set: &Signed<Copyset>) -> Option<()> {
-        if self.sets.is_announced(&holder, set) {
-            return Some(());
-        }
-        let copyset = Box::new(set.clone());
-        let request = move |call| StoreRequest::Copyset { call, copyset }.encode_parts().0;
-        let reply = self.lanes.ask(holder, request).await.ok()?;
-        match reply {
-            StoreReply::Done { .. } => {
-                self.sets.announced(holder, set);
-                Some(())
-            }
-            StoreReply::Refused { text, .. } => {
-                tracing::warn!(%holder, "a holder refused a copyset: {text}");
-                None
-            }
-        }
-    }
-
-    async fn await_answer(self: Arc<Self>, pack: PackId, shard: usize, answer: oneshot::Receiver<StoreReply>) {
-        match answer.await {
-            Ok(StoreReply::Done { .. }) => {
-                tokio::task::spawn_blocking(move || self.acknowledge(&pack, shard)).await.ok();
-            }
-            Ok(StoreReply::Refused { text, .. }) => {
-                tracing::warn!("a holder refused a shard: {text}");
-                self.not_sent(&pack, shard);
-            }
-            Err(_) => self.not_sent(&pack, shard),
-        }
-    }
-
-    fn acknowledge(&self, pack: &PackId, shard: usize) {
-        if let Err(error) = self.try_acknowledge(pack, shard) {
-            lock(&self.failed).get_or_insert(error);
-        }
-        self.changed.notify_waiters();
-    }
-
-    fn try_acknowledge(&self, pack: &PackId, shard: usize) -> Result<(), OutboxError> {
+    /// Remembers that a holder has a shard on its disk. For threads, not for tasks.
+    fn acknowledge(&self, pack: &PackId, shard: usize) -> Result<(), OutboxError> {
         self.spool.acknowledged(&[(*pack, shard as u8)])?;
-        let mut all = lock(&self.waiting);
-        let Some(waiting) = all.get_mut(pack) else { return Ok(()) };
-        waiting.acknowledged[shard] = true;
-        waiting.under_way[shard] = false;
-        if !waiting.indexed && waiting.have() >= waiting.needed() {
-            self.index.insert_pack(waiting.place, waiting.record.purpose, &waiting.chunks)?;
-            waiting.indexed = true;
-            let mut on_the_way = lock(&self.on_the_way);
-            for (id, _) in &waiting.chunks {
-                on_the_way.remove(id);
-            }
-        }
-        if waiting.indexed && waiting.acknowledged.iter().all(|is| *is) {
-            self.spool.complete(pack)?;
-            all.remove(pack);
-        }
-        Ok(())
-    }
-
-    fn not_sent(&self, pack: &PackId, shard: usize) {
         if let Some(waiting) = lock(&self.waiting).get_mut(pack) {
+            waiting.acknowledged[shard] = true;
             waiting.under_way[shard] = false;
         }
-        self.changed.notify_waiters();
+        self.settle(pack)
     }
 
-    /// Sends what is in the spool to those holders that can be reached now.
-    pub async fn retry(self: &Arc<Self>) {
-        let due: Vec<(PackId, Arc<Signed<Stripe>>, Vec<usize>)> = lock(&self.waiting)
-            .iter_mut()
-            .map(|(pack, waiting)| {
-                let due: Vec<usize> = (0..waiting.acknowledged.len())
-                    .filter(|shard| !waiting.acknowledged[*shard] && !waiting.under_way[*shard])
-                    .collect();
-                (*pack, Arc::clone(&waiting.record), due)
-            })
-            .filter(|(_, _, due)| !due.is_empty())
-            .collect();
-        for (pack, record, due) in due {
-            let Some(set) = self.sets.get(&record.copyset) else { continue };
-            for shard in due {
-                let reachable = set.slots.get(record.slot_of(shard)).is_some_and(|holder| self.sets.is_online(holder));
-                if reachable {
-                    self.retry_shard(&pack, &record, &set, shard).await;
-                }
-            }
+    /// Enters a pack in the index once it is at enough holders, and lets it leave the spool once it is at all. What was interrupted
+    /// between two of these steps is taken up by calling this again.
+    fn settle(&self, pack: &PackId) -> Result<(), OutboxError> {
+        let _alone = lock(&self.settling);
+        let entering = {
+            let waiting = lock(&self.waiting);
+            let Some(due) = waiting.get(pack).filter(|due| !due.indexed && due.have() >= due.needed()) else {
+                drop(waiting);
+                return self.complete(pack);
+            };
+            (due.place, due.record.purpose, Arc::clone(&due.chunks))
+        };
+        let (place, purpose, chunks) = entering;
+        self.index.insert_pack(place, purpose, &chunks)?;
+        if let Some(waiting) = lock(&self.waiting).get_mut(pack) {
+            waiting.indexed = true;
         }
+        let mut on_the_way = lock(&self.on_the_way);
+        for (id, _) in chunks.iter() {
+            on_the_way.remove(id);
+        }
+        drop(on_the_way);
+        self.complete(pack)
     }
 
-    async fn retry_shard(self: &Arc<Self>, pack: &PackId, record: &Arc<Signed<Stripe>>, set: &Signed<Copyset>, shard: usize) {
-        let (spool, name) = (Arc::clone(&self.spool), *pack);
-        let Ok(Ok(bytes)) = tokio::task::spawn_blocking(move || spool.shard(&name, shard as u8)).await else { return };
-        match lock(&self.waiting).get_mut(pack) {
-            Some(waiting) if !waiting.under_way[shard] && !waiting.acknowledged[shard] => waiting.under_way[shard] = true,
-            _ => return,
+    fn complete(&self, pack: &PackId) -> Result<(), OutboxError> {
+        let complete = lock(&self.waiting).get(pack).is_some_and(|it| it.indexed && it.acknowledged.iter().all(|is| *is));
+        if complete {
+            self.spool.complete(pack)?;
+            lock(&self.waiting).remove(pack);
         }
-        match timeout(Duration::from_secs(60), self.queue(record, set, shard, Arc::new(bytes))).await {
-            Ok(Some(answer)) => {
-                tokio::spawn(Arc::clone(self).await_answer(*pack, shard, answer));
-            }
-            _ => self.not_sent(pack, shard),
-        }
+        Ok(())
     }
 
     /// Waits until every pack is at enough holders.
     ///
     /// # Errors
     /// [`OutboxError::TooFewHolders`] where that made no progress for `patience`; nothing is lost, the next backup goes on from there.
-    pub async fn all_enough(self: &Arc<Self>, patience: Duration) -> Result<(), OutboxError> {
+    pub async fn all_enough(self: &Arc<Self>, patience: Duration, report: &Report) -> Result<(), OutboxError> {
         let mut before = usize::MAX;
         let mut since = Instant::now();
         loop {
@@ -365,15 +253,20 @@ impl Outbox {
             if let Some(error) = lock(&self.failed).take() {
                 return Err(error);
             }
+            if report.is_stopped() {
+                return Err(OutboxError::Interrupted);
+            }
             let Some((packs, missing, worst)) = self.shortage() else { return Ok(()) };
             if missing < before {
                 (before, since) = (missing, Instant::now());
             } else if since.elapsed() > patience {
+                let this = Arc::clone(self);
+                tokio::task::spawn_blocking(move || this.give_up_refused()).await.ok();
                 let (online, needed) = worst;
-                return Err(OutboxError::TooFewHolders { packs, online, needed });
+                return Err(OutboxError::TooFewHolders { packs, online, needed, refused: self.refusals.last() });
             }
             if timeout(Duration::from_secs(1), changed).await.is_err() {
-                self.retry().await;
+                self.retry();
             }
         }
     }
@@ -383,12 +276,40 @@ impl Outbox {
         let waiting = lock(&self.waiting);
         let short: Vec<&Waiting> = waiting.values().filter(|pack| !pack.indexed).collect();
         let worst = short.iter().min_by_key(|pack| pack.have())?;
-        let online = self
-            .sets
-            .get(&worst.place.copyset)
-            .map_or(0, |set| set.slots.iter().filter(|holder| self.sets.is_online(holder)).count());
-        let missing = short.iter().map(|pack| pack.needed().saturating_sub(pack.have())).sum();
+        let holders = self.sets.get(&worst.place.copyset);
+        let online = holders.map_or(0, |set| set.slots.iter().filter(|holder| self.sets.is_online(holder)).count());
+        let missing = short.iter().map(|pack| pack.needed().saturating_sub(pack.have()) + 1).sum();
         Some((short.len(), missing, (online, worst.needed())))
+    }
+
+    /// Gives up packs that too many of their holders refuse for good: nothing refers to them yet, and the next backup packs their
+    /// chunks for other holders.
+    fn give_up_refused(&self) {
+        let _alone = lock(&self.settling);
+        let hopeless: Vec<(PackId, PackChunks)> = lock(&self.waiting)
+            .iter()
+            .filter(|(_, pack)| !pack.indexed && self.is_hopeless(pack))
+            .map(|(id, pack)| (*id, Arc::clone(&pack.chunks)))
+            .collect();
+        for (pack, chunks) in hopeless {
+            if let Err(error) = self.spool.complete(&pack) {
+                tracing::warn!("a pack that is refused stays in the spool: {error}");
+                continue;
+            }
+            lock(&self.waiting).remove(&pack);
+            let mut on_the_way = lock(&self.on_the_way);
+            for (id, _) in chunks.iter() {
+                on_the_way.remove(id);
+            }
+        }
+    }
+
+    fn is_hopeless(&self, pack: &Waiting) -> bool {
+        let Some(set) = self.sets.get(&pack.place.copyset) else { return true };
+        let refusing = (0..pack.acknowledged.len())
+            .filter(|shard| !pack.acknowledged[*shard])
+            .filter(|shard| set.slots.get(pack.record.slot_of(*shard)).is_none_or(|holder| self.refusals.is_refusing(holder)));
+        pack.acknowledged.len() - refusing.count() < pack.needed()
     }
 
     /// For each pack on its way, how many of its shards are not at their holders.

@@ -21,6 +21,8 @@ const SLOT_BYTES_MIN: u64 = 16 << 20;
 /// The largest budget of a slot, in bytes: a set that grows beyond makes repair of one holder a work of days.
 const SLOT_BYTES_MAX: u64 = 256 << 30;
 
+/// How much of a slot may be used before that is remembered again, in bytes.
+const SAVED_EVERY: u64 = 64 << 20;
 /// What the keys of copysets in the vault's table begin with.
 const PREFIX: &[u8] = b"set ";
 
@@ -91,6 +93,15 @@ impl Sets {
         lock(&self.own).values().map(|own| Arc::clone(&own.set)).collect()
     }
 
+    /// How many holders must have a head before it counts: so many that whoever may be lost leaves one that has it, as a stripe that
+    /// is at enough holders leaves k.
+    pub fn heads_needed(&self) -> usize {
+        let own = lock(&self.own);
+        let sets = own.values().filter(|own| own.set.writer.generation == self.writer.certificate.generation);
+        let shapes = sets.map(|own| Shape { k: own.set.k, n: u8::try_from(own.set.slots.len()).unwrap_or(u8::MAX) });
+        shapes.map(|shape| enough(shape) + 1 - usize::from(shape.k)).max().unwrap_or(1)
+    }
+
     /// Everyone who holds something.
     pub fn holders(&self) -> Vec<NodeId> {
         let mut holders: Vec<NodeId> = lock(&self.own).values().flat_map(|own| own.set.slots.iter().copied()).collect();
@@ -112,6 +123,11 @@ impl Sets {
     /// Remembers that a holder was told.
     pub fn announced(&self, holder: NodeId, set: &Copyset) {
         lock(&self.announced).insert((holder, set.copyset, set.sequence));
+    }
+
+    /// Forgets that a holder was told, because it does not know.
+    pub fn forget_announced(&self, holder: &NodeId, copyset: &CopysetId) {
+        lock(&self.announced).retain(|(told, set, _)| told != holder || set != copyset);
     }
 
     /// Takes over the sets of an earlier generation, so that what lies there goes on being found and counted.
@@ -153,7 +169,11 @@ impl Sets {
             choose_copyset(&known, &wanted)
         };
         if let Some(chosen) = chosen.and_then(|id| own.get_mut(&id)) {
+            let before = chosen.slot_bytes_used;
             chosen.slot_bytes_used += shard;
+            if before / SAVED_EVERY != chosen.slot_bytes_used / SAVED_EVERY {
+                self.write(&chosen.set, chosen.slot_bytes_used)?;
+            }
             return Ok((Arc::clone(&chosen.set), request.shape));
         }
         let slots = place(&request)?;

@@ -15,9 +15,11 @@ const EVERY: Duration = Duration::from_secs(5);
 pub async fn run(node: Arc<Node>) {
     let mut heads: HashMap<NodeId, u64> = HashMap::new();
     loop {
-        node.outbox.retry().await;
-        bring_heads(&node, &mut heads).await;
-        node.members.announce_vault(&node.vault, &node.sets);
+        if !node.taking_over {
+            node.outbox.retry();
+            bring_heads(&node, &mut heads).await;
+            node.members.announce_vault(&node.vault, &node.sets);
+        }
         node.members.announce_self(node.holder.offered_bytes(), node.holder.free_bytes());
         tokio::time::sleep(EVERY).await;
     }

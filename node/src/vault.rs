@@ -16,6 +16,7 @@ use thiserror::Error;
 const HEAD: &[u8] = b"head";
 const BODY: &[u8] = b"body";
 const LISTED: &[u8] = b"segments";
+const SEQUENCE: &[u8] = b"sequence";
 
 /// Why the vault cannot be opened.
 #[derive(Debug, Error)]
@@ -28,6 +29,20 @@ pub enum VaultError {
     Records(#[from] RecordsError),
     /// What was remembered makes no sense.
     #[error("what the state folder remembers of the vault is damaged: {0}")]
+    Decode(#[from] DecodeError),
+}
+
+/// Why a head was not signed.
+#[derive(Debug, Error)]
+pub enum SignHeadError {
+    /// Its body cannot be sealed.
+    #[error(transparent)]
+    Seal(#[from] SealHeadError),
+    /// Its number cannot be remembered.
+    #[error(transparent)]
+    Records(#[from] RecordsError),
+    /// The number that was remembered makes no sense.
+    #[error("the number of the last head is damaged: {0}")]
     Decode(#[from] DecodeError),
 }
 
@@ -136,13 +151,16 @@ impl Vault {
         newest.body.older = older;
     }
 
-    /// Signs the head that follows the newest.
+    /// Signs the head that follows the newest. Its number is remembered first: a holder that has a head refuses another with the same
+    /// number, so one that may have reached somebody is never used again. Holders do not mind gaps.
     ///
     /// # Errors
-    /// Where the body cannot be sealed.
-    pub fn sign_head(&self, body: &HeadBody) -> Result<Signed<Head>, SealHeadError> {
+    /// Where the body cannot be sealed or the number not be remembered.
+    pub fn sign_head(&self, body: &HeadBody) -> Result<Signed<Head>, SignHeadError> {
         let before = self.head();
-        let sequence = before.as_ref().map_or(1, |head| head.sequence + 1);
+        let reserved = self.records.get(Table::Vault, SEQUENCE)?.map(|bytes| u64::from_wire(&bytes)).transpose()?.unwrap_or(0);
+        let sequence = before.as_ref().map_or(0, |head| head.sequence).max(reserved) + 1;
+        self.records.apply(&[Change::Put(Table::Vault, SEQUENCE.to_vec(), sequence.to_wire())])?;
         let certificate = &self.writer.certificate;
         let (keys, sealed) = seal::seal_head(body, certificate, sequence, &[certificate.sealing], &mut rand::rng())?;
         let head = Head {

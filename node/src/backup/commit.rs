@@ -79,17 +79,28 @@ fn segment_failed(error: SegmentError<BackupError>) -> BackupError {
 }
 
 /// Moves the older half of the snapshots out of the head into a page of their own, once it names as many as it may.
-pub(crate) fn page_out_snapshots(node: &Node, packing: &Packing) -> Result<(), BackupError> {
+pub(crate) fn page_out_snapshots(node: &Node, packing: &Packing) -> Result<Option<PagedOut>, BackupError> {
     let mut body = node.vault.body();
     if body.snapshots.len() < SNAPSHOTS_INLINE_MAX {
-        return Ok(());
+        return Ok(None);
     }
     let newer = body.snapshots.split_off(SNAPSHOTS_INLINE_MAX / 2);
     let mut pages = Pages::new(packing)?;
     body.older.push(pages.put(&page_bytes(&SnapshotPage { snapshots: body.snapshots }))?);
     pages.place()?;
-    node.vault.set_snapshots(newer, body.older);
-    Ok(())
+    Ok(Some(PagedOut { newer, older: body.older }))
+}
+
+/// What a head names after a page of older snapshots was written; to be taken over once that page is durable.
+pub(crate) struct PagedOut {
+    newer: Vec<Snapshot>,
+    older: Vec<ChunkRef>,
+}
+
+impl PagedOut {
+    pub(crate) fn accept(self, node: &Node) {
+        node.vault.set_snapshots(self.newer, self.older);
+    }
 }
 
 /// Pages on their way into packs, never deduplicated.
@@ -129,10 +140,11 @@ impl<'a> Pages<'a> {
 pub(crate) async fn commit_head(node: &Arc<Node>, snapshot: Snapshot) -> Result<Signed<Head>, BackupError> {
     let mut body = node.vault.body();
     body.snapshots.push(snapshot);
-    let head = node.vault.sign_head(&body).map_err(|error| BackupError::Catalogue(error.to_string()))?;
+    let signer = Arc::clone(&node.vault);
+    let sealing = body.clone();
+    let head = tokio::task::spawn_blocking(move || signer.sign_head(&sealing)).await.map_err(|_| BackupError::Stopped)??;
     let holders = node.sets.holders();
-    // A head is safe where a stripe of the catalogue would be: at more than half of what may be lost beyond what is needed.
-    let needed = node.sets.all().iter().map(|set| set.slots.len().div_ceil(2)).max().unwrap_or(1);
+    let needed = node.sets.heads_needed();
     let mut asking: FuturesUnordered<_> = holders.iter().map(|holder| send_head(node, *holder, &head)).collect();
     let mut accepted = 0;
     while let Ok(Some(done)) = tokio::time::timeout(HEAD_LIMIT, asking.next()).await {

@@ -31,7 +31,7 @@ pub(crate) struct Packing {
 /// Frames on their way to the packing threads.
 pub(crate) type Frames = mpsc::SyncSender<FrameDraft>;
 
-/// Packs all frames that come through `frames`, shared with other threads, until there are no more.
+/// Packs all frames that come through `frames`, shared with other threads, until there are no more or one thread has failed.
 pub(crate) fn pack_frames(
     packing: &Packing,
     purpose: Purpose,
@@ -40,19 +40,17 @@ pub(crate) fn pack_frames(
     let packed = pack_until_end(packing, purpose, frames);
     if packed.is_err() {
         packing.failed.store(true, Ordering::Relaxed);
-        // Who still sends must not wait for a thread that has ended.
-        while next(frames).is_some() {}
     }
     packed
 }
 
-fn next(frames: &Mutex<mpsc::Receiver<FrameDraft>>) -> Option<FrameDraft> {
-    frames.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
-}
-
 fn pack_until_end(packing: &Packing, purpose: Purpose, frames: &Mutex<mpsc::Receiver<FrameDraft>>) -> Result<(), BackupError> {
     let mut packs = Packs::new(packing, purpose)?;
-    while let Some(draft) = next(frames) {
+    let next = || frames.lock().unwrap_or_else(PoisonError::into_inner).recv().ok();
+    while let Some(draft) = next() {
+        if packing.failed.load(Ordering::Relaxed) {
+            return Err(BackupError::Stopped);
+        }
         packs.push(draft)?;
     }
     packs.finish()

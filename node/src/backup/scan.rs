@@ -90,6 +90,8 @@ pub(crate) struct Scan<'a> {
     owners: Owners,
     chunker: Chunker<Current>,
     began: FileTime,
+    /// Something about the entry at hand could not be read: it is read, and reported, again next time.
+    flawed: bool,
     found: Scanned,
     bytes_sent: &'a dyn Fn() -> u64,
     told: Instant,
@@ -117,6 +119,7 @@ impl<'a> Scan<'a> {
             owners: Owners::default(),
             chunker,
             began,
+            flawed: false,
             found: Scanned::default(),
             bytes_sent,
             told: Instant::now(),
@@ -144,6 +147,7 @@ impl<'a> Scan<'a> {
 
     fn take(&mut self, item: &WalkItem) -> Result<(), BackupError> {
         self.tell();
+        self.flawed = false;
         let stat = item.stat_key();
         let cached = self.cached(item);
         let entry = match cached {
@@ -157,7 +161,7 @@ impl<'a> Scan<'a> {
             self.found.files += 1;
             self.found.bytes += bytes;
         }
-        if !entry.torn && (item.above_roots || !stat.is_fresh(self.began)) {
+        if !entry.torn && !self.flawed && (item.above_roots || !stat.is_fresh(self.began)) {
             self.cache.push(&item.key, &cached_stat(&stat), &entry.to_wire())?;
         }
         match self.catalogue.push(item.key.clone(), entry, |page| self.pages.keep(&page)) {
@@ -247,8 +251,9 @@ impl<'a> Scan<'a> {
         Ok(Ok((content, file)))
     }
 
-    fn accept(&self, completed: Completed) -> Entry {
+    fn accept(&mut self, completed: Completed) -> Entry {
         completed.problems.iter().for_each(|problem| self.problem(problem));
+        self.flawed |= !completed.problems.is_empty();
         completed.entry
     }
 

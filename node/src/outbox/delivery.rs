@@ -1,0 +1,255 @@
+//! From the outbox to the holders: sending, what holders answer, and trying again.
+
+use super::{Outbox, OutboxError, lock};
+use backmesh_format::copyset::Copyset;
+use backmesh_format::stripe::Stripe;
+use backmesh_format::{NodeId, PackId, Signed};
+use backmesh_mesh::message::{Refusal, StoreReply, StoreRequest};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::time::{Instant, timeout};
+
+/// How long the slowest holders of a stripe hold up the stripes behind it once enough others have theirs.
+const GRACE: Duration = Duration::from_secs(2);
+/// How long a holder may take to take up one shard that is sent again.
+const RETRY_LIMIT: Duration = Duration::from_secs(60);
+/// The shortest and the longest pause before a holder that refused is asked again; it doubles with each refusal.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(3600));
+
+/// Holders that refused, until when they are left alone, and what they said.
+#[derive(Default)]
+pub(super) struct Refusals {
+    holders: Mutex<HashMap<NodeId, Refusing>>,
+    last: Mutex<Option<String>>,
+    busy: Mutex<HashSet<NodeId>>,
+}
+
+struct Refusing {
+    until: Instant,
+    pause: Duration,
+    for_good: bool,
+}
+
+impl Refusals {
+    /// What was said last.
+    pub(super) fn last(&self) -> Option<String> {
+        lock(&self.last).clone()
+    }
+
+    /// Whether a holder takes nothing, and waiting does not change that.
+    pub(super) fn is_refusing(&self, holder: &NodeId) -> bool {
+        lock(&self.holders).get(holder).is_some_and(|refusing| refusing.for_good)
+    }
+
+    fn is_left_alone(&self, holder: &NodeId) -> bool {
+        lock(&self.holders).get(holder).is_some_and(|refusing| refusing.until > Instant::now())
+    }
+
+    fn note(&self, holder: NodeId, reason: Refusal, text: String) {
+        let mut holders = lock(&self.holders);
+        let pause = holders.get(&holder).map_or(PAUSES.0, |refusing| (refusing.pause * 2).min(PAUSES.1));
+        holders.insert(holder, Refusing { until: Instant::now() + pause, pause, for_good: !reason.passes() });
+        *lock(&self.last) = Some(text);
+    }
+
+    fn forget(&self, holder: &NodeId) {
+        lock(&self.holders).remove(holder);
+    }
+}
+
+impl Outbox {
+    /// Sends the shards of one stripe side by side. Slow holders are left for later once enough others answered.
+    pub(super) async fn send_all(
+        self: Arc<Self>,
+        pack: PackId,
+        shards: Vec<Arc<Vec<u8>>>,
+        set: Arc<Signed<Copyset>>,
+        permit: OwnedSemaphorePermit,
+    ) {
+        let Some(record) = lock(&self.waiting).get(&pack).map(|waiting| Arc::clone(&waiting.record)) else { return };
+        let mut unqueued: HashSet<usize> = (0..shards.len()).collect();
+        let mut queueing: FuturesUnordered<_> = shards
+            .into_iter()
+            .enumerate()
+            .map(|(shard, bytes)| {
+                let (record, set, this) = (Arc::clone(&record), Arc::clone(&set), Arc::clone(&self));
+                async move { (shard, this.queue(&record, &set, shard, bytes).await) }
+            })
+            .collect();
+        let mut tick = tokio::time::interval(GRACE);
+        tick.tick().await;
+        loop {
+            tokio::select! {
+                queued = queueing.next() => match queued {
+                    Some((shard, answer)) => {
+                        unqueued.remove(&shard);
+                        match answer {
+                            Some((holder, answer)) => {
+                                tokio::spawn(Arc::clone(&self).await_answer(pack, shard, holder, answer));
+                            }
+                            None => self.not_sent(&pack, shard),
+                        }
+                    }
+                    None => break,
+                },
+                _ = tick.tick() => {
+                    if lock(&self.waiting).get(&pack).is_none_or(|waiting| waiting.have() >= waiting.needed()) {
+                        break;
+                    }
+                }
+            }
+        }
+        drop(queueing);
+        drop(permit);
+        // These stay in the spool for a time when their holders are quicker.
+        unqueued.iter().for_each(|shard| self.not_sent(&pack, *shard));
+    }
+
+    async fn queue(
+        &self,
+        record: &Arc<Signed<Stripe>>,
+        set: &Signed<Copyset>,
+        shard: usize,
+        bytes: Arc<Vec<u8>>,
+    ) -> Option<(NodeId, oneshot::Receiver<StoreReply>)> {
+        let holder = *set.slots.get(record.slot_of(shard))?;
+        if self.refusals.is_left_alone(&holder) {
+            return None;
+        }
+        self.announce(holder, set).await?;
+        let record = Arc::clone(record);
+        let fields = move |call| StoreRequest::shard_fields(call, shard as u8, &record);
+        let answer = self.lanes.send(holder, fields, Some(bytes)).await.ok()?;
+        Some((holder, answer))
+    }
+
+    /// Tells a holder of the set before its first shard.
+    async fn announce(&self, holder: NodeId, set: &Signed<Copyset>) -> Option<()> {
+        if self.sets.is_announced(&holder, set) {
+            return Some(());
+        }
+        let copyset = Box::new(set.clone());
+        let request = move |call| StoreRequest::Copyset { call, copyset }.encode_parts().0;
+        match self.lanes.ask(holder, request).await.ok()? {
+            StoreReply::Done { .. } => {
+                self.sets.announced(holder, set);
+                Some(())
+            }
+            StoreReply::Refused { reason, text, .. } => {
+                self.refused(holder, set, reason, text);
+                None
+            }
+        }
+    }
+
+    async fn await_answer(self: Arc<Self>, pack: PackId, shard: usize, holder: NodeId, answer: oneshot::Receiver<StoreReply>) {
+        match answer.await {
+            Ok(StoreReply::Done { .. }) => {
+                self.refusals.forget(&holder);
+                let this = Arc::clone(&self);
+                let acknowledged = tokio::task::spawn_blocking(move || this.acknowledge(&pack, shard));
+                if let Ok(Err(error)) = acknowledged.await {
+                    lock(&self.failed).get_or_insert(error);
+                }
+                self.changed.notify_waiters();
+            }
+            Ok(StoreReply::Refused { reason, text, .. }) => {
+                let set = lock(&self.waiting).get(&pack).map(|waiting| waiting.place.copyset);
+                if let Some(set) = set.and_then(|copyset| self.sets.get(&copyset)) {
+                    self.refused(holder, &set, reason, text);
+                }
+                self.not_sent(&pack, shard);
+            }
+            Err(_) => self.not_sent(&pack, shard),
+        }
+    }
+
+    /// What a refusal means for what comes next.
+    fn refused(&self, holder: NodeId, set: &Copyset, reason: Refusal, text: String) {
+        tracing::warn!(%holder, ?reason, "a holder refused: {text}");
+        match reason {
+            Refusal::UnknownCopyset => return self.sets.forget_announced(&holder, &set.copyset),
+            Refusal::Fenced => {
+                lock(&self.failed).get_or_insert(OutboxError::Fenced(text.clone()));
+            }
+            Refusal::Full | Refusal::Quota | Refusal::Budget | Refusal::Closed | Refusal::WrongSlot => {
+                self.sets.close(&set.copyset);
+            }
+            _ => {}
+        }
+        self.refusals.note(holder, reason, text);
+    }
+
+    fn not_sent(&self, pack: &PackId, shard: usize) {
+        if let Some(waiting) = lock(&self.waiting).get_mut(pack) {
+            waiting.under_way[shard] = false;
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// Sends what is in the spool to those holders that can be reached now, each in a task of its own; returns at once.
+    pub fn retry(self: &Arc<Self>) {
+        let mut due: HashMap<NodeId, Vec<(PackId, usize)>> = HashMap::new();
+        for (pack, waiting) in lock(&self.waiting).iter() {
+            let Some(set) = self.sets.get(&waiting.place.copyset) else { continue };
+            let missing =
+                (0..waiting.acknowledged.len()).filter(|shard| !waiting.acknowledged[*shard] && !waiting.under_way[*shard]);
+            for shard in missing {
+                if let Some(holder) = set.slots.get(waiting.record.slot_of(shard)) {
+                    due.entry(*holder).or_default().push((*pack, shard));
+                }
+            }
+        }
+        for (holder, shards) in due {
+            let free = self.sets.is_online(&holder) && !self.refusals.is_left_alone(&holder);
+            if free && lock(&self.refusals.busy).insert(holder) {
+                let this = Arc::clone(self);
+                self.runtime.spawn(async move {
+                    this.serve_again(shards).await;
+                    lock(&this.refusals.busy).remove(&holder);
+                });
+            }
+        }
+    }
+
+    /// Brings one holder what it lacks, until it fails.
+    async fn serve_again(self: &Arc<Self>, shards: Vec<(PackId, usize)>) {
+        for (pack, shard) in shards {
+            if !self.send_again(pack, shard).await {
+                return;
+            }
+        }
+    }
+
+    /// Whether the holder goes on taking shards.
+    async fn send_again(self: &Arc<Self>, pack: PackId, shard: usize) -> bool {
+        let found = match lock(&self.waiting).get_mut(&pack) {
+            Some(waiting) if !waiting.under_way[shard] && !waiting.acknowledged[shard] => {
+                waiting.under_way[shard] = true;
+                (Arc::clone(&waiting.record), waiting.place.copyset)
+            }
+            _ => return true,
+        };
+        let (record, copyset) = found;
+        let spool = Arc::clone(&self.spool);
+        let read = tokio::task::spawn_blocking(move || spool.shard(&pack, shard as u8)).await;
+        let (Ok(Ok(bytes)), Some(set)) = (read, self.sets.get(&copyset)) else {
+            self.not_sent(&pack, shard);
+            return true;
+        };
+        match timeout(RETRY_LIMIT, self.queue(&record, &set, shard, Arc::new(bytes))).await {
+            Ok(Some((holder, answer))) => {
+                tokio::spawn(Arc::clone(self).await_answer(pack, shard, holder, answer));
+                true
+            }
+            _ => {
+                self.not_sent(&pack, shard);
+                false
+            }
+        }
+    }
+}
