@@ -298,7 +298,14 @@ pub fn group_outlives_its_founder(seed: u64) -> Result<Verdict, Failure> {
     stage.settle(5 * MINUTE_MS)?;
     stage.world.stop(founder);
     stage.world.run(30 * DAY_MS);
-    let late = stage.group.invite(0, 2, 0, vec![Seed { address: World::address(2), node: None }], &mut stage.world.dice);
+    let unnamed = stage.group.invite(0, 1, 0, vec![Seed { address: World::address(2), node: None }], &mut stage.world.dice);
+    let lost = stage.add(&unnamed);
+    stage.start(lost)?;
+    stage.world.run(5 * MINUTE_MS);
+    let told = stage.refusals(lost);
+    ensure(told.contains(&RefusedReason::Unvouched), || format!("who cannot tell members from others was told {told:?}"))?;
+    stage.world.stop(lost);
+    let late = stage.invite(2, 0, &[2]);
     let (a, b) = (stage.add(&late), stage.add(&late));
     stage.start(a)?;
     stage.start(b)?;

@@ -141,6 +141,8 @@ pub enum Input {
     Learn(Box<DirectoryRecord>),
     /// Further addresses to try while nobody is connected.
     Seeds(Vec<Seed>),
+    /// The person at this node says that a node is a member, as an invitation says it of the nodes that it names.
+    Vouch(NodeId),
     /// [`Peer::next_deadline`] has come.
     Wake,
 }
@@ -196,6 +198,13 @@ pub enum PeerEvent {
     Directory(DirectoryEvent),
     /// A member countersigned this node's certificate: it has joined.
     Admitted,
+    /// Another node does not take this one, although members did: it has not heard of that, or has just joined itself.
+    DoubtedBy {
+        /// Who.
+        node: NodeId,
+        /// Why.
+        reason: RefusedReason,
+    },
     /// Another node does not take this one. [`RefusedReason::advice`] says what to do.
     RefusedBy {
         /// Who.
@@ -257,8 +266,6 @@ struct Link {
 enum Phase {
     /// The other side's hello has not come.
     Greeting,
-    /// Its certificate is genuine, but only its welcome can make it count here: this node knows nobody else yet.
-    Holding,
     /// A member.
     Member,
     /// A node without certificate.
@@ -352,6 +359,7 @@ impl Peer {
                 self.directory.insert(*record, now.unix_ms);
             }
             Input::Seeds(seeds) => self.dialer.add_seeds(seeds),
+            Input::Vouch(node) => self.directory.vouch(node, now.unix_ms),
             Input::Wake => {}
         }
         self.drain_directory(now, None);
@@ -368,7 +376,7 @@ impl Peer {
     /// When to wake the peer, by [`Moment::monotonic_ms`], if nothing happens before.
     pub fn next_deadline(&self) -> u64 {
         let links = self.links.values().map(|link| match link.phase {
-            Phase::Greeting | Phase::Holding => link.opened_at + self.config.greeting_ms,
+            Phase::Greeting => link.opened_at + self.config.greeting_ms,
             Phase::Member => link.next_sync_at,
             Phase::Guest => u64::MAX,
         });
@@ -378,9 +386,8 @@ impl Peer {
 
     fn timers(&mut self, now: Moment) {
         let at = now.monotonic_ms;
-        let late = self.links.iter().filter(|(_, link)| {
-            matches!(link.phase, Phase::Greeting | Phase::Holding) && link.opened_at + self.config.greeting_ms <= at
-        });
+        let late =
+            self.links.iter().filter(|(_, link)| link.phase == Phase::Greeting && link.opened_at + self.config.greeting_ms <= at);
         for link in late.map(|(id, _)| *id).collect::<Vec<_>>() {
             self.refuse(now, link, RefusedReason::Protocol, "the greeting took too long");
         }

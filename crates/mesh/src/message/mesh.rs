@@ -44,13 +44,15 @@ wire_enum! {
         Protocol = 8,
         /// Enough connections are open; try another member.
         Busy = 9,
+        /// The refusing node has just joined, nobody's word counts for it yet, and its own invitation does not name the other.
+        Unvouched = 10,
     }
 }
 
 impl RefusedReason {
     /// Whether trying again later, or elsewhere, can help.
     pub const fn passes(self) -> bool {
-        matches!(self, Self::UnknownAdmin | Self::Busy | Self::Protocol)
+        matches!(self, Self::UnknownAdmin | Self::Busy | Self::Protocol | Self::Unvouched)
     }
 
     /// What happened and what to do about it, for the person at the refused node.
@@ -69,6 +71,10 @@ impl RefusedReason {
             Self::Version => "the two programs do not understand each other's version: update Backmesh",
             Self::Protocol => "the two programs misunderstood each other: update Backmesh, and report it if it happens again",
             Self::Busy => "the member has no connection free: another one will be tried",
+            Self::Unvouched => {
+                "a node that has just joined cannot tell whether the other is a member: \
+                 ask an admin for a token made with --seed and a whole address, ending in /p2p/ and the member's id"
+            }
         }
     }
 }

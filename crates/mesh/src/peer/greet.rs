@@ -59,11 +59,9 @@ impl Peer {
         }
         match (known.phase, message) {
             (Phase::Greeting, Message::Hello(hello)) => self.hello(now, link, *hello),
-            (Phase::Holding | Phase::Member, Message::Welcome { standing }) => self.welcome(now, link, standing),
+            (Phase::Member, Message::Welcome { standing }) => self.welcome(link, standing),
             (_, Message::Refused { reason, text }) => self.refused(now, link, reason, text),
             (Phase::Member, message) => self.exchange(now, link, message),
-            // The other side counts this one already; whether it counts here is seen when its welcome comes.
-            (Phase::Holding, _) => {}
             _ => self.refuse(now, link, RefusedReason::Protocol, "the message does not belong here"),
         }
     }
@@ -86,18 +84,17 @@ impl Peer {
         self.directory.merge(records, now.unix_ms);
         match self.directory.judge(&node, now.unix_ms) {
             Ok(standing) => self.greet_member(now, link, node, standing),
-            Err(reason) if self.may_be_vouched_for(link, reason) => {
-                if let Some(known) = self.links.get_mut(&link) {
-                    known.phase = Phase::Holding;
-                }
+            Err(reason) if self.is_newcomer(link, reason) => {
+                // Whom this node may believe is for its invitation to say; it is not the other who has to do something.
+                self.refuse(now, link, RefusedReason::Unvouched, RefusedReason::Unvouched.advice());
             }
             Err(reason) => self.refuse(now, link, reason, reason.advice()),
         }
     }
 
-    /// A node that knows nobody cannot tell by the directory who is a member: it takes the word of the first that it dialed, whose
-    /// certificate is genuine, and that takes it in turn.
-    fn may_be_vouched_for(&self, link: LinkId, reason: RefusedReason) -> bool {
+    /// Whether it is for want of knowing anybody that this node cannot judge the other. A founder knows nobody either, but it is the
+    /// joiner who dials.
+    fn is_newcomer(&self, link: LinkId, reason: RefusedReason) -> bool {
         matches!(reason, RefusedReason::Expired | RefusedReason::Spent | RefusedReason::UnknownAdmin)
             && !self.directory.knows_others()
             && self.links.get(&link).is_some_and(|known| known.outbound)
@@ -128,18 +125,9 @@ impl Peer {
         self.mark_up(link);
     }
 
-    fn welcome(&mut self, now: Moment, link: LinkId, standing: Standing) {
-        let Some(known) = self.links.get_mut(&link) else { return };
-        known.thinks = Some(standing);
-        let (node, phase) = (known.node, known.phase);
-        if phase == Phase::Holding && matches!(standing, Standing::Accepted | Standing::Spent) {
-            if !self.directory.knows_others() {
-                self.directory.vouch(node, now.unix_ms);
-            }
-            return match self.directory.judge(&node, now.unix_ms) {
-                Ok(standing) => self.greet_member(now, link, node, standing),
-                Err(reason) => self.refuse(now, link, reason, reason.advice()),
-            };
+    fn welcome(&mut self, link: LinkId, standing: Standing) {
+        if let Some(known) = self.links.get_mut(&link) {
+            known.thinks = Some(standing);
         }
         self.mark_up(link);
     }
@@ -158,7 +146,13 @@ impl Peer {
     fn refused(&mut self, now: Moment, link: LinkId, reason: RefusedReason, text: String) {
         let Some(known) = self.links.get(&link) else { return };
         let (node, targets) = (known.node, known.targets.clone());
-        self.outputs.push_back(Output::Report(PeerEvent::RefusedBy { node, reason, text }));
+        let doubted = self.admitted
+            && matches!(
+                reason,
+                RefusedReason::Expired | RefusedReason::Spent | RefusedReason::UnknownAdmin | RefusedReason::Unvouched
+            );
+        let event = if doubted { PeerEvent::DoubtedBy { node, reason } } else { PeerEvent::RefusedBy { node, reason, text } };
+        self.outputs.push_back(Output::Report(event));
         self.outputs.push_back(Output::Close { link });
         self.dialer.turned_away(&node, &targets, reason, now.monotonic_ms, &self.config, &mut self.dice);
         self.drop_link(now, link);

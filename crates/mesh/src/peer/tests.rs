@@ -94,6 +94,48 @@ fn a_joiner_brings_the_charter_that_names_its_admin() {
 }
 
 #[test]
+fn a_newcomer_believes_whom_its_invitation_names() {
+    let newcomer = |seeds: &[u64]| {
+        let second = next_charter(&first_charter(), &[0], |charter| charter.admins = admins(&[2]));
+        let own = certificate(9, 1, &invitation(1, 2, 5, 0, seeds));
+        let directory = Directory::new(node(9), second, own, 0).unwrap();
+        let mut newcomer = Peer::new(key(9), directory, PeerConfig::default(), 9, at(0));
+        let (link, node) = (LinkId(1), node(2));
+        newcomer.handle(at(1), Input::Connected { link, node, address: String::new(), outbound: true });
+        drain(&mut newcomer);
+        newcomer
+    };
+    let expired = || hello(Some(certificate(2, 3, &invitation(3, 2, 5, 1, &[]))));
+    let by_removed_admin = || hello(Some(certificate(2, 3, &invitation(3, 0, 5, 0, &[]))));
+    for hello in [expired(), by_removed_admin()] {
+        assert_eq!(refusal(&say(&mut newcomer(&[]), 1, hello.clone())), Some(RefusedReason::Unvouched));
+        assert_eq!(refusal(&say(&mut newcomer(&[2]), 1, hello.clone())), None);
+        let mut told = newcomer(&[]);
+        told.handle(at(1), Input::Vouch(node(2)));
+        assert_eq!(refusal(&say(&mut told, 1, hello)), None);
+    }
+}
+
+#[test]
+fn a_members_person_is_not_alarmed_by_those_who_know_less() {
+    let events = |peer: &mut Peer, reason: RefusedReason| {
+        let text = String::new();
+        let outputs = say(peer, 1, Message::Refused { reason, text: text.clone() });
+        let told = |event: PeerEvent| outputs.contains(&Output::Report(event));
+        (told(PeerEvent::DoubtedBy { node: node(2), reason }), told(PeerEvent::RefusedBy { node: node(2), reason, text }))
+    };
+    assert_eq!(events(&mut linked(), RefusedReason::Expired), (false, true));
+    let admitted = || {
+        let mut one = linked();
+        one.handle(at(2), Input::Learn(Box::new(admission_record(&member(1), 2))));
+        drain(&mut one);
+        one
+    };
+    assert_eq!(events(&mut admitted(), RefusedReason::Expired), (true, false));
+    assert_eq!(events(&mut admitted(), RefusedReason::Revoked), (false, true));
+}
+
+#[test]
 fn a_guest_gets_a_welcome_and_nothing_else() {
     let mut one = peer(1);
     connect(&mut one, 1, 50);
