@@ -214,12 +214,15 @@ impl Directory {
             let kind = key.first().copied().and_then(Kind::from_number).ok_or(DecodeError::Invalid("the kind of a record"))?;
             stored.push((order, since, DirectoryRecord::from_bytes(kind, r.bytes(r.remaining())?)?));
         }
+        let first_start = stored.is_empty();
         stored.sort_by_key(|(order, _, record)| (record.kind(), *order));
         for (order, since, record) in stored {
             directory.restore(record, order, since);
         }
         directory.settle(now);
-        directory.effects = Effects::default();
+        if !first_start {
+            directory.effects = Effects::default();
+        }
         Ok(directory)
     }
 

@@ -127,6 +127,7 @@ impl Charters {
         if let Some(known) = self.versions.get_mut(&hash) {
             let before = known.record.clone();
             known.record.combine(&charter);
+            known.seen_at = known.seen_at.min(seen_at);
             self.normalise(&hash);
             let same = self.versions.get(&hash).is_some_and(|version| version.record == before);
             return if same { CharterOutcome::Known } else { CharterOutcome::Changed };

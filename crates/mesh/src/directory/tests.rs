@@ -311,6 +311,26 @@ fn a_lowered_floor_takes_effect_after_the_old_one() {
 }
 
 #[test]
+fn when_a_charter_was_first_seen_survives_a_restart() {
+    let lower = next_charter(&first_charter(), &[0], |charter| charter.retention_floor_secs = 10);
+    let start = |now: UnixMillis, disk: BTreeMap<Vec<u8>, Vec<u8>>| {
+        let own = certificate(9, 1, &invitation(1, 0, 10, 0, &[1]));
+        Directory::load(node(9), lower.clone(), own, now, disk).unwrap()
+    };
+    let mut mine = start(1_000, BTreeMap::new());
+    mine.insert(charter_record(&first_charter()), 2_000);
+    let mut disk = BTreeMap::new();
+    for change in mine.take_effects().changes {
+        match change {
+            Change::Put { key, value } => disk.insert(key, value),
+            Change::Remove { key } => disk.remove(&key),
+        };
+    }
+    let again = start(90_000, disk);
+    assert_eq!((again.retention_floor_secs(100_999), again.retention_floor_secs(101_000)), (100, 10));
+}
+
+#[test]
 fn a_later_generation_points_to_the_vault() {
     let mut mine = newcomer();
     bring(&mut mine, &[certificate_record(&member(1)), certificate_record(&member(2)), admission_record(&member(2), 1)]);
