@@ -30,11 +30,15 @@ pub(super) async fn serve(holder: &Arc<Holder>, peer: NodeId, stream: Stream) ->
             let request = StoreRequest::decode(frame).context("a request that cannot be read")?;
             answer(holder, peer, request, &replies).await?;
         }
-        Ok(())
+        anyhow::Ok(())
     };
-    let served = served.await;
+    if let Err(error) = served.await {
+        // Closed politely, the stream would leave a peer that goes on sending waiting for a window that nobody opens.
+        sending.abort();
+        return Err(error);
+    }
     drop(replies);
-    sending.await?.and(served)
+    sending.await?
 }
 
 async fn send_replies(mut writer: FrameWriter, mut waiting: mpsc::Receiver<StoreReply>) -> anyhow::Result<()> {
