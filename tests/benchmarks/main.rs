@@ -19,9 +19,9 @@ const USAGE: &str = "usage: benchmark [--quick] [--only ROW]... [--json] [--work
   --quick          small data, a few minutes; bounds that only hold for the full data are not judged
   --only ROW       only this row, or this section; may be repeated
   --json           one object a line instead of the table
-  --work DIR       where everything is written (60 GB at most; default target)
+  --work DIR       where everything is written (80 GB at most; default target)
   --programs DIR   where backmesh and backmesh-admin are (default: built for release, beside this program)
-  --keep           leave the made-up inputs, the unpacked trees and the nodes' states for a look
+  --keep           leave what was fetched and unpacked, for the next run
   --list           the names of the rows";
 
 /// What the command line said.
@@ -47,14 +47,19 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// An empty folder below the work folder.
+    /// A new folder below the folder of this run. Folders with many files are not deleted before the end: for minutes after
+    /// that, ext4 searches long for inodes for new files, and whoever writes next would pay.
     pub(crate) fn folder(&self, name: &str) -> Result<PathBuf> {
-        let folder = self.work.join(name);
-        if folder.exists() {
-            std::fs::remove_dir_all(&folder).with_context(|| format!("{} cannot be emptied", folder.display()))?;
-        }
-        std::fs::create_dir_all(&folder)?;
+        let run = self.run();
+        std::fs::create_dir_all(&run)?;
+        let folder = (0..).map(|number| run.join(format!("{name}-{number}"))).find(|folder| !folder.exists());
+        let folder = folder.context("no name is free")?;
+        std::fs::create_dir(&folder)?;
         Ok(folder)
+    }
+
+    fn run(&self) -> PathBuf {
+        self.work.join(format!("run-{}", std::process::id()))
     }
 }
 
@@ -78,9 +83,8 @@ fn main() -> Result<ExitCode> {
         }
     }
     report.print(options.json)?;
-    if !options.keep {
-        std::fs::remove_dir_all(&cx.work)?;
-    }
+    let unwanted = if options.keep { cx.run() } else { cx.work.clone() };
+    std::fs::remove_dir_all(unwanted)?;
     Ok(if report.is_all_inside() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -113,19 +113,15 @@ fn restore(cx: &Context, report: &mut Report, contest: &Contest, tree: &Path) ->
     let to = cx.folder("restored")?;
     measure::settle()?;
     let (copy, _) = measure::run(Command::new("cp").arg("-r").arg(tree).arg(to.join("copy")))?;
-    fs::remove_dir_all(to.join("copy"))?;
     measure::settle()?;
     let target = to.join("backmesh");
     let (ours, _) =
         contest.group.owner.work(&["restore", "latest", "--to", target.to_str().context("the path is not UTF-8")?])?;
     let different = inputs::differences(tree, &target.join(tree.strip_prefix("/")?))?;
-    fs::remove_dir_all(&target)?;
     let mut peers: Vec<(Kind, Used)> = Vec::new();
     for peer in &contest.peers {
         measure::settle()?;
-        let target = to.join(peer.kind.name());
-        peers.push((peer.kind, peer.restore(&target)?));
-        fs::remove_dir_all(target)?;
+        peers.push((peer.kind, peer.restore(&to.join(peer.kind.name()))?));
     }
     let texts = |text: fn(&Used) -> String| -> Vec<(String, String)> {
         peers.iter().map(|(kind, used)| (kind.name().to_owned(), text(used))).collect()

@@ -37,8 +37,7 @@ pub(super) fn shards(cx: &Context, report: &mut Report) -> Result<()> {
     let (_, status) = holder.run(&["status"])?;
     let note = format!("{} shards, {}", status["shelf"]["shards"], bytes_text(measure::memory(holder.pid()?, "VmRSS")?));
     report.set("shards-start", Found::new(seconds_text(clean), clean).note(note));
-    group.end()?;
-    Ok(fs::remove_dir_all(folder)?)
+    group.end()
 }
 
 fn make_names(shards: &Path, count: u64) -> Result<()> {
@@ -82,6 +81,5 @@ pub(super) fn million(cx: &Context, report: &mut Report) -> Result<()> {
     report.set("million-unchanged", found);
     let found = Found::new(seconds_text(first.wall), first.wall / find).ratio();
     report.set("million-first", found.note(format!("CPU {}", seconds_text(first.cpu))));
-    group.end()?;
-    Ok(fs::remove_dir_all(folder)?)
+    group.end()
 }
