@@ -83,7 +83,7 @@ fn explanation(name: &str, invitation: &Invitation, expires_at: Option<Time>) ->
     let uses = if invitation.uses == 1 { "one node".to_owned() } else { format!("{} nodes", invitation.uses) };
     let end = expires_at.map_or_else(|| "without an end".to_owned(), |time| format!("until {time}"));
     let seeds = if invitation.seeds.is_empty() {
-        "It names no member's address: members that are not on one network need --seed.\n"
+        "It names no member's address. That is right for the first member only: the others need --seed to meet it.\n"
     } else {
         ""
     };

@@ -8,7 +8,7 @@ mod commit;
 mod packing;
 mod scan;
 
-pub(crate) use commit::send_head;
+pub(crate) use commit::{Given, send_head};
 
 use crate::node::Node;
 use crate::outbox::OutboxError;
@@ -62,12 +62,17 @@ pub enum BackupError {
     #[error(transparent)]
     Outbox(OutboxError),
     /// The head does not reach its holders.
-    #[error("only {accepted} holders have accepted the new head, {needed} are needed: the next backup tries again")]
+    #[error(
+        "only {accepted} holders have accepted the new head, {needed} are needed{}",
+        refused.as_ref().map(|text| format!("; one refused: {text}")).unwrap_or_default()
+    )]
     TooFewHeads {
         /// How many did.
         accepted: usize,
         /// How many must.
         needed: usize,
+        /// What the last one that refused said.
+        refused: Option<String>,
     },
     /// A frame could not be compressed.
     #[error(transparent)]

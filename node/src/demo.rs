@@ -4,7 +4,8 @@
 use crate::cli::output::Output;
 use anyhow::{Context, bail};
 use backmesh_control::{
-    Answer, BackupResult, DemoHolder, DemoReport, DemoStep, Event, ExitCode, PathText, PeerInfo, Phase, Progress, StatusResult,
+    Answer, BackupResult, DemoHolder, DemoReport, DemoStep, Event, ExitCode, Failure, PathText, PeerInfo, Phase, Progress,
+    StatusResult,
 };
 use backmesh_format::charter::{Charter, Level};
 use backmesh_format::keys::KeyPair;
@@ -52,7 +53,11 @@ pub fn run(options: DemoOptions) -> anyhow::Result<ExitCode> {
         bail!("{} is not a folder: give the folder to back up", folder.display());
     }
     if options.nodes < 2 || options.lose + 1 >= options.nodes {
-        bail!("{} nodes cannot lose their owner and {} holders: at least one holder must be left", options.nodes, options.lose);
+        let message = format!(
+            "{} nodes cannot lose their owner and {} holders: at least one holder must be left",
+            options.nodes, options.lose
+        );
+        return Err(Failure::new(ExitCode::Usage, message).into());
     }
     let stage = Stage::create(options.keep.as_deref())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -257,11 +262,11 @@ async fn start_nodes(options: &DemoOptions, stage: &Path) -> anyhow::Result<Vec<
     let address = met.addresses.first().context("the first node listens")?;
     let address = address.split("/p2p/").next().unwrap_or(address).to_owned();
     let others = token(&charter, &admin, options.nodes as u32 - 1, vec![Seed { address, node: Some(node) }]);
-    for number in 2..=options.nodes {
-        let name = format!("node{number}");
-        let phrase = stage.join(format!("{name}.phrase"));
-        nodes.push(DemoNode::join_and_start(&name, stage, &others, &phrase).await?);
-    }
+    let others = (2..=options.nodes).map(|number| {
+        let (name, token) = (format!("node{number}"), &others);
+        async move { DemoNode::join_and_start(&name, stage, token, &stage.join(format!("{name}.phrase"))).await }
+    });
+    nodes.extend(futures::future::try_join_all(others).await?);
     Ok(nodes)
 }
 
@@ -297,11 +302,19 @@ fn token(charter: &Charter, admin: &KeyPair, uses: u32, seeds: Vec<Seed>) -> Tok
     Token { charter: Signed::new(charter.clone(), &[admin]), invitation: Signed::new(invitation, &[admin]), secret }
 }
 
-/// Waits until the owner is connected to all others.
+/// Waits until the owner is connected to all others, and every node knows where all are and what they offer: each of them may be the
+/// one that is asked for everything later.
 async fn meet(nodes: &[DemoNode]) -> anyhow::Result<()> {
     until(MEETING_LIMIT, "the nodes to meet", async || {
-        let peers = nodes[0].peers().await?;
-        Ok(peers.iter().filter(|peer| peer.connected && !peer.me).count() + 1 == nodes.len())
+        for (at, node) in nodes.iter().enumerate() {
+            let peers = node.peers().await?;
+            let known = peers.iter().filter(|peer| !peer.addresses.is_empty() && peer.offered_bytes > 0).count();
+            let connected = peers.iter().filter(|peer| peer.connected && !peer.me).count();
+            if known < nodes.len() || (at == 0 && connected + 1 < nodes.len()) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     })
     .await
 }

@@ -1,7 +1,7 @@
 //! The vault's copysets: which members keep the shards of which packs. A pack goes to a set that fits; where none does, one is founded,
 //! signed and remembered before its first shard is sent.
 
-use crate::members::Members;
+use crate::members::{Members, View};
 use crate::vault::Writer;
 use backmesh_format::copyset::Copyset;
 use backmesh_format::pack::SizeClass;
@@ -148,16 +148,7 @@ impl Sets {
     pub fn for_pack(&self, purpose: Purpose, class: SizeClass) -> Result<(Arc<Signed<Copyset>>, Shape), SetsError> {
         let view = self.members.view();
         let level = level_for(purpose, view.level);
-        let mut request = PlacementRequest {
-            owner: self.members.me(),
-            owner_machine: view.machine,
-            shape: Shape { k: 1, n: 1 },
-            site_safe: view.site_safe,
-            slot_bytes: SLOT_BYTES_MIN,
-            candidates: &view.candidates,
-            exempt_machines: false,
-            seed: u64::from_le_bytes(self.members.me().0[..8].try_into().unwrap_or_default()),
-        };
+        let mut request = self.request(&view);
         request.shape = shape(level, members_that_count(&request)).ok_or(SetsError::Alone)?;
         let shard = u64::from(shard_bytes(class, request.shape.k));
         request.slot_bytes = SLOT_BYTES_MIN.max(shard);
@@ -194,6 +185,26 @@ impl Sets {
         self.write(&set, shard)?;
         own.insert(set.copyset, OwnSet { set: Arc::clone(&set), slot_bytes_used: shard });
         Ok((set, request.shape))
+    }
+
+    /// How stripes of data are coded now; none where nobody could hold them.
+    pub fn shape_now(&self) -> Option<Shape> {
+        let view = self.members.view();
+        let request = self.request(&view);
+        shape(level_for(Purpose::Data, view.level), members_that_count(&request))
+    }
+
+    fn request<'a>(&self, view: &'a View) -> PlacementRequest<'a> {
+        PlacementRequest {
+            owner: self.members.me(),
+            owner_machine: view.machine,
+            shape: Shape { k: 1, n: 1 },
+            site_safe: view.site_safe,
+            slot_bytes: SLOT_BYTES_MIN,
+            candidates: &view.candidates,
+            exempt_machines: false,
+            seed: u64::from_le_bytes(self.members.me().0[..8].try_into().unwrap_or_default()),
+        }
     }
 
     /// Checks that packs of both kinds would find holders, of whom enough can be reached now.

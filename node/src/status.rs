@@ -5,9 +5,8 @@ use backmesh_control::{
     NodeStatus, PathText, PeerInfo, PeersResult, ShelfStatus, Standing, StatusResult, Time, VaultHealth, VaultStatus,
     WorkgroupStatus,
 };
-use backmesh_format::stripe::Purpose;
 use backmesh_net::peer_id_text;
-use backmesh_policy::{Health, Shape, StripeView, health, level_for, promise, shape};
+use backmesh_policy::{Health, Shape, StripeView, health, promise};
 use std::sync::Arc;
 
 /// How the node, its workgroup, its vault and its shelf are.
@@ -36,8 +35,8 @@ pub async fn status(node: &Arc<Node>) -> StatusResult {
             level: view.level.name().to_owned(),
             admitted: node.members.is_admitted(),
             notice: node.members.notice(),
-            promise: shape(level_for(Purpose::Data, view.level), count).map_or_else(
-                || "nothing can be stored before another machine has joined".to_owned(),
+            promise: node.sets.shape_now().map_or_else(
+                || "nothing can be stored before another machine has joined and offers space".to_owned(),
                 |shape| promise(shape, count).to_string(),
             ),
         }),

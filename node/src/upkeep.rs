@@ -1,7 +1,7 @@
 //! What the agent does between a person's commands: brings the rest of packs to holders that appear, gives them the newest head, and
 //! tells the directory where the vault lies.
 
-use crate::backup::send_head;
+use crate::backup::{Given, send_head};
 use crate::node::Node;
 use backmesh_format::NodeId;
 use std::collections::HashMap;
@@ -25,12 +25,12 @@ pub async fn run(node: Arc<Node>) {
     }
 }
 
-/// Gives the newest head to each holder that has not had it from this agent, once per start and head.
+/// Offers the newest head to each holder that has not had it from this agent, once per start and head.
 async fn bring_heads(node: &Arc<Node>, given: &mut HashMap<NodeId, u64>) {
     let Some(head) = node.vault.head() else { return };
     for holder in node.sets.holders() {
         let due = given.get(&holder) != Some(&head.sequence) && node.members.is_connected(&holder);
-        if due && send_head(node, holder, &head).await {
+        if due && !matches!(send_head(node, holder, &head).await, Given::Unreachable) {
             given.insert(holder, head.sequence);
         }
     }

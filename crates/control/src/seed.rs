@@ -16,7 +16,7 @@ pub const DEFAULT_PORT: u16 = 47_770;
 pub enum SeedError {
     /// Neither form fits.
     #[error(
-        "\"{0}\" is not an address: write 192.0.2.1, 192.0.2.1:47770 or /ip4/192.0.2.1/tcp/47770, at its end /p2p/ and the peer id if known"
+        "\"{0}\" is not an address: write 192.0.2.1, 192.0.2.1:47770, nas.example:47770 or /ip4/192.0.2.1/tcp/47770, at its end /p2p/ and the peer id if known"
     )]
     Address(String),
     /// The text after `/p2p/` is not a peer id of this kind.
@@ -24,7 +24,7 @@ pub enum SeedError {
     PeerId(String),
 }
 
-/// Reads `192.0.2.1`, `192.0.2.1:47770`, `[2001:db8::1]:47770` or a multiaddress such as `/ip4/192.0.2.1/tcp/47770/p2p/12D3KooW..`.
+/// Reads `192.0.2.1`, `192.0.2.1:47770`, `[2001:db8::1]:47770`, `nas.example:47770` or a multiaddress such as `/ip4/192.0.2.1/tcp/47770/p2p/12D3KooW..`.
 ///
 /// # Errors
 /// What is wrong with it.
@@ -36,6 +36,9 @@ pub fn parse_seed(text: &str) -> Result<Seed, SeedError> {
     if let Ok(ip) = text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
         return Ok(Seed { address: multiaddress(ip, DEFAULT_PORT), node: None });
     }
+    if let Some(address) = named(text) {
+        return Ok(Seed { address, node: None });
+    }
     let (address, peer) = match text.split_once("/p2p/") {
         Some((address, peer)) => (address, Some(peer)),
         None => (text, None),
@@ -46,6 +49,20 @@ pub fn parse_seed(text: &str) -> Result<Seed, SeedError> {
     let node =
         peer.map(|peer| parse_peer_id(peer).ok_or_else(|| SeedError::PeerId(crate::escape(peer.as_bytes())))).transpose()?;
     Ok(Seed { address: address.to_owned(), node })
+}
+
+/// `nas.example`, with or without a port, as a multiaddress.
+fn named(text: &str) -> Option<String> {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) => (host, port.parse::<u16>().ok().filter(|port| *port > 0)?),
+        None => (text, DEFAULT_PORT),
+    };
+    let is_label = |label: &str| {
+        let allowed = label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        allowed && !label.is_empty() && label.len() <= 63 && !label.starts_with('-') && !label.ends_with('-')
+    };
+    let is_name = host.len() <= 253 && host.split('.').all(is_label) && host.bytes().any(|byte| byte.is_ascii_alphabetic());
+    is_name.then(|| format!("/dns/{host}/tcp/{port}"))
 }
 
 /// The seed as one multiaddress, its peer id at the end where it is known.

@@ -11,7 +11,7 @@ use backmesh_format::index::{ChunkRef, PackPlace, Place, SegmentRef, page_bytes}
 use backmesh_format::keys::ChunkIdKey;
 use backmesh_format::stripe::Purpose;
 use backmesh_format::vault::{Head, SNAPSHOTS_INLINE_MAX, Snapshot, SnapshotPage};
-use backmesh_format::{ChunkId, Signed};
+use backmesh_format::{ChunkId, NodeId, Signed};
 use backmesh_mesh::message::{StoreReply, StoreRequest};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -146,30 +146,44 @@ pub(crate) async fn commit_head(node: &Arc<Node>, snapshot: Snapshot) -> Result<
     let holders = node.sets.holders();
     let needed = node.sets.heads_needed();
     let mut asking: FuturesUnordered<_> = holders.iter().map(|holder| send_head(node, *holder, &head)).collect();
-    let mut accepted = 0;
-    while let Ok(Some(done)) = tokio::time::timeout(HEAD_LIMIT, asking.next()).await {
-        accepted += usize::from(done);
+    let (mut accepted, mut refused) = (0, None);
+    while let Ok(Some(given)) = tokio::time::timeout(HEAD_LIMIT, asking.next()).await {
+        match given {
+            Given::Accepted => accepted += 1,
+            Given::Refused(text) => refused = Some(text),
+            Given::Unreachable => {}
+        }
         if accepted >= needed {
             break;
         }
     }
     drop(asking);
     if accepted < needed {
-        return Err(BackupError::TooFewHeads { accepted, needed });
+        return Err(BackupError::TooFewHeads { accepted, needed, refused });
     }
     node.vault.accept_head(&head, body)?;
     Ok(head)
 }
 
-/// Whether a holder has the head now.
-pub(crate) async fn send_head(node: &Node, holder: backmesh_format::NodeId, head: &Signed<Head>) -> bool {
+/// What became of a head at a holder.
+pub(crate) enum Given {
+    /// The holder keeps it.
+    Accepted,
+    /// It does not want it, for this reason.
+    Refused(String),
+    /// It was not reached.
+    Unreachable,
+}
+
+/// Gives a holder the head.
+pub(crate) async fn send_head(node: &Node, holder: NodeId, head: &Signed<Head>) -> Given {
     let head = Box::new(head.clone());
     match node.outgoing.ask(holder, move |call| StoreRequest::Head { call, head }.encode_parts().0).await {
-        Ok(StoreReply::Done { .. }) => true,
+        Ok(StoreReply::Done { .. }) => Given::Accepted,
         Ok(StoreReply::Refused { text, .. }) => {
             tracing::warn!(%holder, "a holder refused a head: {text}");
-            false
+            Given::Refused(text)
         }
-        Err(_) => false,
+        Err(_) => Given::Unreachable,
     }
 }

@@ -5,6 +5,7 @@ use crate::agent::AgentOptions;
 use crate::state::State;
 use backmesh_control::ExitCode;
 use clap::Args;
+use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 
 /// Run the node in the foreground: keep others' shards, take part in the workgroup, answer the other commands
@@ -21,7 +22,8 @@ impl Agent {
     pub(super) fn run(self, cx: &mut Context) -> anyhow::Result<ExitCode> {
         State::open(&cx.folder)?;
         let filter = EnvFilter::try_from_env("BACKMESH_LOG").unwrap_or_else(|_| EnvFilter::new("warn,backmesh=info"));
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+        let colours = std::io::stderr().is_terminal();
+        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
         crate::agent::run(AgentOptions { state: cx.folder.clone(), listen: self.listen })
     }
 }

@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 /// Make this machine a member of a workgroup, with a vault of its own
 ///
-/// Works offline. Shows the 24-word recovery phrase once: who has the phrase can restore, without it a lost machine's backups are
+/// Works offline; where a member that the token names can be reached, it admits this machine at once. Shows the 24-word recovery phrase once: who has the phrase can restore, without it a lost machine's backups are
 /// lost. On a terminal two of its words are asked back; elsewhere --save-phrase is required.
 #[derive(Debug, Args)]
 pub(super) struct Join {
