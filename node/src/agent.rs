@@ -3,8 +3,9 @@
 use crate::holder::Holder;
 use crate::members::Members;
 use crate::node::Node;
+use crate::serve::Conversations;
 use crate::state::{State, StateError};
-use crate::{serve, takeover, upkeep};
+use crate::{takeover, upkeep};
 use anyhow::Context;
 use backmesh_control::ExitCode;
 use backmesh_net::{Net, NetConfig, NetEvent, Protocol};
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 /// What the command line knows.
 #[derive(Debug, Clone)]
@@ -42,17 +43,21 @@ enum Ended {
 /// What kept it from starting, or stopped it.
 pub fn run(options: AgentOptions) -> anyhow::Result<ExitCode> {
     let state = State::open(&options.state)?;
-    let _lock = state.lock()?;
+    let lock = state.lock()?;
     crate::os::forbid_core_dumps();
+    crate::os::raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    loop {
-        match runtime.block_on(run_parts(&options))? {
-            Ended::Stopped => break,
-            Ended::TakenOver => tracing::info!("the vault was taken over; starting as its writer"),
+    let ended = runtime.block_on(run_parts(&options));
+    runtime.shutdown_timeout(END_LIMIT);
+    match ended? {
+        Ended::Stopped => Ok(ExitCode::Done),
+        Ended::TakenOver => {
+            tracing::info!("the vault was taken over; starting again as its writer");
+            // A whole new process: nothing that was opened as the guest of before is still in use.
+            drop(lock);
+            Err(crate::os::start_again()).context("the vault was taken over, and the agent must be started again")
         }
     }
-    runtime.shutdown_timeout(END_LIMIT);
-    Ok(ExitCode::Done)
 }
 
 async fn run_parts(options: &AgentOptions) -> anyhow::Result<Ended> {
@@ -66,25 +71,44 @@ async fn run_parts(options: &AgentOptions) -> anyhow::Result<Ended> {
     let node = Arc::new(Node::open(files, net.clone(), Arc::clone(&members), records, ending)?);
 
     let mut parts = JoinSet::new();
-    parts.spawn(drive.run());
-    parts.spawn(dispatch(events, Arc::clone(&members), Arc::clone(&node.holder)));
-    parts.spawn(serve::serve(socket.listener()?, Arc::clone(&node)));
-    parts.spawn(upkeep::run(Arc::clone(&node)));
+    let conversations = Conversations::default();
+    parts.spawn(named("the part that keeps the members together", drive.run()));
+    parts.spawn(named("the network", dispatch(events, Arc::clone(&members), Arc::clone(&node.holder))));
+    parts.spawn(named("the control socket", conversations.clone().serve(socket.listener()?, Arc::clone(&node))));
+    parts.spawn(named("the upkeep of the vault", upkeep::run(Arc::clone(&node))));
     tracing::info!(addresses = ?net.addresses(), "the node runs");
     crate::os::notify_ready();
 
     let why = tokio::select! {
-        () = told_to_stop() => Ended::Stopped,
-        _ = ended.wait_for(|is| *is) => Ended::Stopped,
-        taken = takeover::settle(&node), if node.taking_over => { taken?; Ended::TakenOver }
+        () = told_to_stop() => Ok(Ended::Stopped),
+        _ = ended.wait_for(|is| *is) => Ok(Ended::Stopped),
+        taken = takeover::settle(&node), if node.taking_over => taken.map(|()| Ended::TakenOver),
+        Some(part) = parts.join_next() => Err(died(part)),
     };
     tracing::info!("the node ends");
-    crate::os::notify_stopping();
+    if !matches!(why, Ok(Ended::TakenOver)) {
+        crate::os::notify_stopping();
+    }
     parts.shutdown().await;
+    conversations.end(END_LIMIT).await;
     node.holder.close(END_LIMIT).await;
     net.shutdown().await;
     drop(socket);
-    Ok(why)
+    why
+}
+
+/// A part of the node, and what people call it once it has ended.
+async fn named(name: &'static str, part: impl Future<Output = ()>) -> &'static str {
+    part.await;
+    name
+}
+
+/// Half a node would look alive and do nothing: where one part dies, all ends, and a service manager starts it anew.
+fn died(part: Result<&'static str, JoinError>) -> anyhow::Error {
+    match part {
+        Ok(name) => anyhow::anyhow!("{name} ended unexpectedly"),
+        Err(error) => anyhow::Error::new(error).context("a part of the node failed"),
+    }
 }
 
 async fn start_network(files: &State, options: &AgentOptions) -> anyhow::Result<(Net, mpsc::Receiver<NetEvent>)> {

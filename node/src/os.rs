@@ -201,6 +201,26 @@ pub fn forbid_core_dumps() {
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
 }
 
+/// Allows the process as many open files as the system lets it have: some distributions begin with 1,024.
+pub fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+}
+
+/// Starts the program anew in this process, as it was started; returns only where the system refuses. What is not to be inherited,
+/// such as locks and sockets, is closed by the system.
+pub fn start_again() -> io::Error {
+    use std::os::unix::process::CommandExt;
+    let mut words = std::env::args_os();
+    // Found also where the program's file was replaced or deleted meanwhile.
+    let mut command = std::process::Command::new("/proc/self/exe");
+    if let Some(name) = words.next() {
+        command.arg0(name);
+    }
+    command.args(words).exec()
+}
+
 /// Tells a service manager that the agent is up.
 pub fn notify_ready() {
     notify(b"READY=1");

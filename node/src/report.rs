@@ -14,13 +14,35 @@ pub struct Report {
     events: mpsc::Sender<Event>,
     problems: Arc<AtomicU64>,
     stopped: Arc<AtomicBool>,
+    ending: Ending,
+}
+
+/// Whether the whole process is to end: looked at by all work at its next safe point.
+#[derive(Debug, Clone, Default)]
+pub struct Ending(Arc<AtomicBool>);
+
+impl Ending {
+    /// Asks all work to end.
+    pub fn begin(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was asked to.
+    pub fn is_begun(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl Report {
     /// A report and the events that come out of it.
     pub fn new() -> (Self, mpsc::Receiver<Event>) {
+        Self::until(Ending::default())
+    }
+
+    /// A report of work that also stops when the process ends, and the events that come out of it.
+    pub fn until(ending: Ending) -> (Self, mpsc::Receiver<Event>) {
         let (events, receiver) = mpsc::channel(EVENTS_WAITING);
-        (Self { events, problems: Arc::default(), stopped: Arc::default() }, receiver)
+        (Self { events, problems: Arc::default(), stopped: Arc::default(), ending }, receiver)
     }
 
     /// Tells how far the work is, unless the reader is behind.
@@ -54,8 +76,25 @@ impl Report {
         self.stopped.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the work should end: it was asked to, or nobody listens.
+    /// Whether the work should end: it was asked to, or nobody listens, or the process ends.
     pub fn is_stopped(&self) -> bool {
-        self.stopped.load(Ordering::Relaxed) || self.events.is_closed()
+        self.stopped.load(Ordering::Relaxed) || self.events.is_closed() || self.ending.is_begun()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_stops_when_it_is_asked_to_when_nobody_listens_and_when_the_process_ends() {
+        let ending = Ending::default();
+        let ((first, _events), (second, _more), (third, gone)) =
+            (Report::until(ending.clone()), Report::until(ending.clone()), Report::until(ending.clone()));
+        drop(gone);
+        second.stop();
+        assert!(!first.is_stopped() && second.is_stopped() && third.is_stopped());
+        ending.begin();
+        assert!(first.is_stopped());
     }
 }

@@ -1,7 +1,7 @@
 //! The control socket: one request a connection, answered with lines of events. The socket's file mode is its guard (0600).
 
 use crate::node::Node;
-use crate::report::Report;
+use crate::report::{Ending, Report};
 use crate::{backup, browse, restore, status};
 use backmesh_control::{Answer, Event, ExitCode, Failure, REQUEST_BYTES_MAX, Request, serve_line};
 use std::sync::Arc;
@@ -15,26 +15,49 @@ const CONVERSATIONS_MAX: usize = 32;
 /// How long a client may take to say what it wants.
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 
-/// Answers until the task is dropped.
-pub async fn serve(listener: UnixListener, node: Arc<Node>) {
-    let room = Arc::new(Semaphore::new(CONVERSATIONS_MAX));
-    loop {
-        let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let node = Arc::clone(&node);
-                tokio::spawn(async move {
-                    converse(stream, node).await.ok();
-                    drop(place);
-                });
+/// All conversations of an agent; cheap to clone.
+#[derive(Clone)]
+pub struct Conversations {
+    room: Arc<Semaphore>,
+    ending: Ending,
+}
+
+impl Default for Conversations {
+    fn default() -> Self {
+        Self { room: Arc::new(Semaphore::new(CONVERSATIONS_MAX)), ending: Ending::default() }
+    }
+}
+
+impl Conversations {
+    /// Answers until the task is dropped.
+    pub async fn serve(self, listener: UnixListener, node: Arc<Node>) {
+        loop {
+            let Ok(place) = Arc::clone(&self.room).acquire_owned().await else { return };
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let (node, ending) = (Arc::clone(&node), self.ending.clone());
+                    tokio::spawn(async move {
+                        converse(stream, node, ending).await.ok();
+                        drop(place);
+                    });
+                }
+                // Out of file descriptors, most likely: others are closed in time.
+                Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
             }
-            // Out of file descriptors, most likely: others are closed in time.
-            Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+        }
+    }
+
+    /// Lets all work stop at its next safe point and waits for that, but not beyond `limit`. To be called once nobody serves any more.
+    pub async fn end(&self, limit: Duration) {
+        self.ending.begin();
+        let all = self.room.acquire_many(CONVERSATIONS_MAX as u32);
+        if tokio::time::timeout(limit, all).await.is_err() {
+            tracing::warn!("what runs did not stop within {limit:?}; the next run goes on from what is safe");
         }
     }
 }
 
-async fn converse(stream: UnixStream, node: Arc<Node>) -> std::io::Result<()> {
+async fn converse(stream: UnixStream, node: Arc<Node>, ending: Ending) -> std::io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut reader = BufReader::new(read.take(REQUEST_BYTES_MAX as u64 + 1));
     let mut line = Vec::new();
@@ -45,7 +68,7 @@ async fn converse(stream: UnixStream, node: Arc<Node>) -> std::io::Result<()> {
         Ok(request) => request,
         Err(failure) => return write.write_all(Event::Error(failure).to_line().as_bytes()).await,
     };
-    let (report, mut events) = Report::new();
+    let (report, mut events) = Report::until(ending);
     let work = tokio::spawn(answer(node, request, report.clone()));
     // A client that goes away asks for the work to stop; its closing shows as the end of what it sends.
     let gone = {
