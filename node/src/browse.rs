@@ -2,7 +2,7 @@
 
 use crate::node::Node;
 use crate::report::Report;
-use crate::restore::{shown, unreadable};
+use crate::restore::{library, shown, unreadable};
 use backmesh_control::{
     Batch, EntryInfo, EntryKind, Event, ExitCode, Failure, PathText, Problem, SelectError, Selector, SnapshotInfo,
     SnapshotsResult, Time,
@@ -16,7 +16,7 @@ use std::sync::Arc;
 /// # Errors
 /// Where they cannot be read.
 pub async fn snapshots(node: &Arc<Node>) -> Result<SnapshotsResult, Failure> {
-    let mut library = node.library()?;
+    let mut library = library(node)?;
     let work = tokio::task::spawn_blocking(move || library.snapshots());
     let snapshots = work.await.map_err(crate::serve::failed)?.map_err(|error| unreadable(&error))?;
     Ok(SnapshotsResult { snapshots: snapshots.iter().map(info).collect() })
@@ -49,7 +49,7 @@ pub async fn list(
     recursive: bool,
     report: &Report,
 ) -> Result<Event, Failure> {
-    let mut library = node.library()?;
+    let mut library = library(node)?;
     let selector: Selector = snapshot.parse().map_err(|error: SelectError| Failure::new(ExitCode::Usage, error.to_string()))?;
     let path = path.map(|path| path.bytes().unwrap_or_default());
     let report = report.clone();

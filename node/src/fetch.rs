@@ -1,9 +1,12 @@
 //! Reads a vault back from its holders: ranges of shards, each proven against its root; packs decoded around what is missing; frames
 //! opened; chunks compared with their ids. Whoever holds the vault's keys can do this, member or not.
 
+mod ask;
+mod patience;
 mod proof;
 mod ranges;
 
+pub(crate) use ask::Heads;
 pub use proof::Prover;
 
 use crate::lanes::{Dialect, Lanes};
@@ -11,28 +14,31 @@ use backmesh_codec::{frame, seal};
 use backmesh_format::copyset::Copyset;
 use backmesh_format::index::{FramePlace, PackPlace, Place};
 use backmesh_format::keys::ChunkIdKey;
-use backmesh_format::membership::MemberState;
 use backmesh_format::stripe::Stripe;
-use backmesh_format::vault::{Head, HeadBody, VaultPointer, WriterCert, check_signed_by_writer};
+use backmesh_format::vault::{Head, HeadBody, WriterCert, check_signed_by_writer};
 use backmesh_format::{ChunkId, CopysetId, NodeId, PackId, SealingKey, Signed, VaultId};
 use backmesh_mesh::message::{READ_REPLY_FRAME_BYTES_MAX, ReadReply, ReadRequest};
-use backmesh_net::{Net, Protocol};
+use backmesh_net::{Net, Protocol, peer_id_text};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use patience::Patience;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
 /// Records of packs kept in memory; each takes about 1 KiB.
 const STRIPES_KEPT: usize = 4096;
+/// How long holders that cannot be reached are waited for, in everyday life: the members dial each other all the time.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why something could not be read.
 #[derive(Debug, Clone, Error)]
 pub enum FetchError {
     /// Fewer shards could be had than the pack needs.
-    #[error("{have} of the {need} shards that rebuild pack {pack:?} can be reached; missing are those of {}", names(.missing))]
+    #[error("{have} of the {need} shards that rebuild pack {pack:?} can be reached; missing are those of {}", .missing.join(", "))]
     TooFewShards {
         /// The pack.
         pack: PackId,
@@ -40,16 +46,16 @@ pub enum FetchError {
         have: usize,
         /// How many are needed.
         need: usize,
-        /// Whose shards were not.
-        missing: Vec<NodeId>,
+        /// Whose shards were not, as people know them.
+        missing: Vec<String>,
     },
     /// No holder knows the pack's record.
-    #[error("none of the {asked} holders asked has the record of pack {pack:?}")]
+    #[error("none of {} gives the record of pack {pack:?}", .asked.join(", "))]
     NoRecord {
         /// The pack.
         pack: PackId,
-        /// How many were asked.
-        asked: usize,
+        /// Who was asked, as people know them.
+        asked: Vec<String>,
     },
     /// No holder knows the set.
     #[error("nobody who can be reached knows who holds pack {0:?}")]
@@ -85,9 +91,11 @@ pub enum FetchError {
     Decode(#[from] backmesh_format::DecodeError),
 }
 
-fn names(nodes: &[NodeId]) -> String {
-    let names: Vec<String> = nodes.iter().map(|node| format!("{node:?}")).collect();
-    names.join(", ")
+impl FetchError {
+    /// Whether it may be otherwise once more holders can be reached.
+    pub fn passes(&self) -> bool {
+        matches!(self, Self::TooFewShards { .. } | Self::NoRecord { .. } | Self::NoCopyset(_))
+    }
 }
 
 /// The keys that open a vault's packs: one per generation.
@@ -132,6 +140,8 @@ pub(crate) struct OpenStripe {
 
 /// A frame, opened and decompressed.
 pub type Frame = Arc<Vec<u8>>;
+/// A frame's number, and the frame where it could be had.
+pub type OpenedFrame = (u32, Result<Frame, FetchError>);
 
 /// A vault, as its holders have it.
 pub struct Fetcher {
@@ -142,6 +152,8 @@ pub struct Fetcher {
     sets: Mutex<HashMap<CopysetId, Arc<Signed<Copyset>>>>,
     stripes: Mutex<HashMap<PackId, Arc<OpenStripe>>>,
     bytes_fetched: AtomicU64,
+    names: Mutex<HashMap<NodeId, String>>,
+    patience: Patience,
     pub(crate) ranks: ranges::Ranks,
 }
 
@@ -163,6 +175,8 @@ impl Fetcher {
             sets: Mutex::default(),
             stripes: Mutex::default(),
             bytes_fetched: AtomicU64::new(0),
+            names: Mutex::default(),
+            patience: Patience::new(PATIENCE),
             ranks: ranges::Ranks::default(),
         }
     }
@@ -212,68 +226,78 @@ impl Fetcher {
         holders
     }
 
-    /// Asks one member for the vault's heads, checked but not opened; none where it cannot be reached.
-    pub async fn heads_of(&self, holder: NodeId) -> Option<Vec<Signed<Head>>> {
-        let mut heads = Vec::new();
-        let mut after = None;
-        loop {
-            let reply = self.lanes.ask(holder, move |call| ReadRequest::Heads { call, after }.encode()).await.ok()?;
-            let ReadReply::Heads { heads: some, more, .. } = reply else { return Some(heads) };
-            after = some.last().map(Signed::hash);
-            heads.extend(
-                some.into_iter()
-                    .filter(|head| head.writer.vault == self.vault && check_signed_by_writer(head, &head.writer).is_ok()),
-            );
-            if !more || after.is_none() {
-                return Some(heads);
-            }
-        }
+    /// Waits longer for holders that cannot be reached, because someone dials them meanwhile.
+    #[must_use]
+    pub fn with_patience(mut self, limit: Duration) -> Self {
+        self.patience = Patience::new(limit);
+        self
     }
 
-    /// Asks one member for the vault's copysets and learns them; whether it could be reached.
-    pub async fn learn_sets_of(&self, holder: NodeId) -> bool {
-        let mut after = None;
-        loop {
-            let Ok(reply) = self.lanes.ask(holder, move |call| ReadRequest::Copysets { call, after }.encode()).await else {
-                return false;
-            };
-            let ReadReply::Copysets { copysets: sets, more, .. } = reply else { return true };
-            after = sets.last().map(|set| set.copyset);
-            self.learn_sets(sets);
-            if !more || after.is_none() {
-                return true;
-            }
-        }
+    /// What people call holders.
+    pub fn name_holders(&self, names: impl IntoIterator<Item = (NodeId, String)>) {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).extend(names);
     }
 
-    /// Asks one member where the vault lies: its pointers, and where members are that may hold something of it.
-    pub async fn locate(&self, member: NodeId) -> Option<(Vec<Signed<VaultPointer>>, Vec<Signed<MemberState>>)> {
-        match self.lanes.ask(member, |call| ReadRequest::Where { call }.encode()).await.ok()? {
-            ReadReply::Where { pointers, states, .. } => {
-                let genuine = |pointer: &Signed<VaultPointer>| {
-                    pointer.writer.vault == self.vault && check_signed_by_writer(pointer, &pointer.writer).is_ok()
-                };
-                Some((pointers.into_iter().filter(genuine).collect(), states))
-            }
-            _ => None,
-        }
+    /// What people call a holder: its name or address where one is known, else its peer id.
+    pub fn name_of(&self, holder: &NodeId) -> String {
+        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names.get(holder).cloned().unwrap_or_else(|| peer_id_text(holder))
     }
 
-    /// Opens some frames of one pack; neighbours are fetched as one range.
+    /// A holder was missing and is there again: it is worth waiting for others.
+    pub(crate) fn came_back(&self, holder: NodeId) {
+        self.ranks.note(holder, true);
+        self.patience.renew();
+    }
+
+    /// Opens some frames of one pack; neighbours are fetched as one range. Waits for a while where too few holders can be reached.
     ///
     /// # Errors
-    /// [`FetchError`].
-    pub async fn frames(&self, place: &PackPlace, frames: &[FramePlace]) -> Result<Vec<(u32, Frame)>, FetchError> {
-        let stripe = self.stripe(place).await?;
+    /// [`FetchError`] where none could be had; else each frame has an end of its own.
+    pub async fn frames(&self, place: &PackPlace, frames: &[FramePlace]) -> Result<Vec<OpenedFrame>, FetchError> {
         let mut wanted: Vec<FramePlace> = frames.to_vec();
         wanted.sort_unstable_by_key(|frame| frame.frame_offset);
         wanted.dedup_by_key(|frame| frame.frame);
-        let mut fetching: FuturesUnordered<_> = runs(&wanted).map(|run| self.open_run(&stripe, run)).collect();
         let mut opened = Vec::with_capacity(wanted.len());
-        while let Some(run) = fetching.next().await {
-            opened.extend(run?);
+        loop {
+            let stripe = match self.stripe(place).await {
+                Err(error) if error.passes() && self.patience.wait().await => continue,
+                stripe => stripe?,
+            };
+            let mut fetching: FuturesUnordered<_> = runs(&wanted).map(|run| self.open_frames(&stripe, run)).collect();
+            let mut missing = Vec::new();
+            while let Some(run) = fetching.next().await {
+                let (short, done): (Vec<_>, Vec<_>) =
+                    run.into_iter().partition(|(_, frame)| frame.as_ref().is_err_and(FetchError::passes));
+                opened.extend(done);
+                missing.extend(short);
+            }
+            drop(fetching);
+            if missing.is_empty() || !self.patience.wait().await {
+                opened.extend(missing);
+                return Ok(opened);
+            }
+            wanted.retain(|place| missing.iter().any(|(number, _)| *number == place.frame));
         }
-        Ok(opened)
+    }
+
+    /// The frames of a run; one by one where they cannot be had together, because each needs other shards.
+    async fn open_frames(&self, stripe: &Arc<OpenStripe>, run: &[FramePlace]) -> Vec<OpenedFrame> {
+        match self.open_run(stripe, run).await {
+            Ok(opened) => opened,
+            Err(error) if run.len() == 1 => run.iter().map(|place| (place.frame, Err(error.clone()))).collect(),
+            Err(_) => {
+                let single = |place: &FramePlace| {
+                    let place = *place;
+                    async move {
+                        let opened = self.open_run(stripe, &[place]).await;
+                        opened.unwrap_or_else(|error| vec![(place.frame, Err(error))])
+                    }
+                };
+                let opened: Vec<Vec<OpenedFrame>> = futures::stream::iter(run.iter().map(single)).buffered(4).collect().await;
+                opened.into_iter().flatten().collect()
+            }
+        }
     }
 
     /// One chunk, compared with its id.
@@ -283,6 +307,7 @@ impl Fetcher {
     pub async fn chunk(&self, place: &Place, id: &ChunkId) -> Result<Vec<u8>, FetchError> {
         let frames = self.frames(&place.pack, &[place.at]).await?;
         let (_, frame) = frames.first().ok_or(FetchError::UnknownChunk(*id))?;
+        let frame = frame.as_ref().map_err(Clone::clone)?;
         self.chunk_in(frame, place, id).map(<[u8]>::to_vec)
     }
 
@@ -295,10 +320,11 @@ impl Fetcher {
             .map_err(|error| FetchError::Damaged { pack: place.pack.pack, what: error.to_string() })
     }
 
-    async fn open_run(&self, stripe: &Arc<OpenStripe>, run: &[FramePlace]) -> Result<Vec<(u32, Frame)>, FetchError> {
+    async fn open_run(&self, stripe: &Arc<OpenStripe>, run: &[FramePlace]) -> Result<Vec<OpenedFrame>, FetchError> {
         let start = run.first().map_or(0, |frame| frame.frame_offset);
         let end = run.last().map_or(0, |frame| frame.frame_offset + frame.frame_sealed_bytes);
         let bytes = self.range(stripe, start..end).await?;
+        let stripe_pack = stripe.record.pack;
         let (stripe, run) = (Arc::clone(stripe), run.to_vec());
         let opened = tokio::task::spawn_blocking(move || {
             run.iter()
@@ -306,12 +332,13 @@ impl Fetcher {
                     let from = (place.frame_offset - start) as usize;
                     let sealed = &bytes[from..from + place.frame_sealed_bytes as usize];
                     let content = frame::open_frame(&stripe.key, &stripe.record.pack, place.frame, sealed);
-                    content.map(|content| (place.frame, Arc::new(content)))
+                    let damaged =
+                        |error: frame::OpenError| FetchError::Damaged { pack: stripe.record.pack, what: error.to_string() };
+                    (place.frame, content.map(Arc::new).map_err(damaged))
                 })
-                .collect::<Result<Vec<_>, _>>()
-                .map_err(|error| FetchError::Damaged { pack: stripe.record.pack, what: error.to_string() })
+                .collect()
         });
-        opened.await.unwrap_or_else(|_| Ok(Vec::new()))
+        opened.await.map_err(|error| FetchError::Damaged { pack: stripe_pack, what: error.to_string() })
     }
 
     pub(crate) fn set_of(&self, stripe: &PackPlace) -> Option<Arc<Signed<Copyset>>> {
@@ -325,9 +352,9 @@ impl Fetcher {
         }
         let set = self.set_of(place).ok_or(FetchError::NoCopyset(place.pack))?;
         let pack = place.pack;
-        let mut asked = 0;
+        let mut asked = Vec::new();
         for holder in self.ranks.order(&set.slots, &pack) {
-            asked += 1;
+            asked.push(self.name_of(&holder));
             let reply = self.lanes.ask(holder, move |call| ReadRequest::Stripe { call, pack }.encode()).await;
             self.ranks.note(holder, reply.is_ok());
             let Ok(ReadReply::Stripe { stripe: signed, .. }) = reply else { continue };

@@ -22,6 +22,7 @@ pub mod serve;
 pub mod sets;
 pub mod state;
 pub mod status;
+mod survey;
 pub mod takeover;
 pub mod units;
 pub mod upkeep;

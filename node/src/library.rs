@@ -110,6 +110,7 @@ impl Source {
         }
         let fetched = self.runtime.block_on(self.fetcher.frames(&place.pack, &[place.at]))?;
         let (_, frame) = fetched.into_iter().next().ok_or(FetchError::NoCopyset(place.pack.pack))?;
+        let frame = frame?;
         if self.frames.len() >= FRAMES_KEPT {
             self.frames.pop_front();
         }

@@ -194,6 +194,11 @@ impl Members {
         lock(&self.notice).clone()
     }
 
+    /// Sets what a person should know.
+    pub fn set_notice(&self, text: String) {
+        *lock(&self.notice) = Some(text);
+    }
+
     /// Says what this node offers, and where it can be met.
     pub fn announce_self(self: &Arc<Self>, offered_bytes: u64, free_bytes: u64) {
         let mut addresses = self.net.addresses();

@@ -2,11 +2,11 @@
 //! no state, fences nobody.
 
 use crate::browse::info;
-use crate::fetch::{Fetcher, Prover, Unsealing};
+use crate::fetch::{Fetcher, Heads, Prover, Unsealing};
 use crate::library::Library;
 use crate::report::Report;
 use crate::restore::{self, Wish};
-use crate::takeover::{Asked, ask_everyone};
+use crate::survey::{Addresses, Asked, connect, survey};
 use backmesh_control::{Event, ExitCode, Failure, PathText, Phase, Problem, Progress, SelectError, Selector, SnapshotsResult};
 use backmesh_format::keys::{KeyPair, VaultSecret};
 use backmesh_format::vault::{Head, Snapshot};
@@ -14,10 +14,10 @@ use backmesh_format::{NodeId, Signed, UnixMillis};
 use backmesh_net::{Net, NetConfig, NetEvent};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
@@ -43,14 +43,19 @@ pub struct RecoverOptions<'a> {
 const GENERATIONS_MAX: u64 = 64;
 /// Seats that may have been the vault's.
 const SEATS_MAX: u16 = 8;
-/// How long holders may take to be connected before the work begins without them.
-const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// How long holders that cannot be reached are waited for, while they are dialled again and again.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often missing holders are dialled again.
+const DIAL_EVERY: Duration = Duration::from_secs(3);
+/// After how many rounds of dialling a member is asked anew where the missing ones are.
+const LOCATE_ROUNDS: usize = 5;
 
 /// Fetches a snapshot.
 ///
 /// # Errors
 /// What kept it from starting, or stopped it.
 pub fn run(options: RecoverOptions<'_>) -> anyhow::Result<ExitCode> {
+    crate::os::raise_open_files();
     let RecoverOptions { phrase, seeds, list, snapshot, as_of, to, sink } = options;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let (report, mut events) = Report::new();
@@ -76,6 +81,13 @@ struct Choice {
     to: Option<PathBuf>,
 }
 
+impl Choice {
+    /// Whether the newest head says all that is needed.
+    fn is_of_today(&self) -> bool {
+        !self.list && self.as_of.is_none() && self.snapshot.as_deref().is_none_or(|snapshot| snapshot == "latest")
+    }
+}
+
 async fn recover(phrase: &VaultSecret, seeds: &[String], choice: Choice, report: &Report) -> anyhow::Result<()> {
     report.progress(Progress::new(Phase::Connecting));
     let (net, events) = network().await?;
@@ -86,8 +98,12 @@ async fn recover(phrase: &VaultSecret, seeds: &[String], choice: Choice, report:
             .flat_map(|seat| (1..=GENERATIONS_MAX).map(move |generation| (seat, generation)))
             .map(|(seat, generation)| phrase.unsealing_secret_of(seat, generation)),
     );
-    let fetcher = Arc::new(Fetcher::new(net.clone(), Prover::root(phrase), unsealing, phrase.chunk_id_key()));
-    let asked = ask_vault(&net, &fetcher, met, report).await?;
+    let fetcher = Fetcher::new(net.clone(), Prover::root(phrase), unsealing, phrase.chunk_id_key());
+    let fetcher = Arc::new(fetcher.with_patience(PATIENCE));
+    let wanted = if choice.is_of_today() { Heads::Newest } else { Heads::All };
+    let asked = ask_vault(&net, &fetcher, met, wanted, report).await?;
+    let redialling =
+        tokio::spawn(redial(net.clone(), Arc::clone(&fetcher), asked.named.clone(), asked.addresses.clone(), report.clone()));
 
     report.progress(Progress::new(Phase::Listing));
     let found = tokio::task::spawn_blocking({
@@ -111,8 +127,9 @@ async fn recover(phrase: &VaultSecret, seeds: &[String], choice: Choice, report:
             restore::run(&mut library, &snapshot, &Wish { to, ..Wish::default() }, Vec::new(), &report)
         }
     });
-    let end = restoring.await??;
-    report.send(end).await;
+    let end = restoring.await;
+    redialling.abort();
+    report.send(end??).await;
     net.shutdown().await;
     Ok(())
 }
@@ -151,76 +168,104 @@ async fn meet(net: &Net, seeds: &[String], report: &Report) -> Result<Vec<NodeId
     Ok(met)
 }
 
-/// Finds everyone who holds something of the vault, and asks them for heads and copysets.
-async fn ask_vault(net: &Net, fetcher: &Fetcher, met: Vec<NodeId>, report: &Report) -> Result<Asked, Failure> {
-    let mut addresses: HashMap<NodeId, Vec<String>> = HashMap::new();
-    let mut holders: HashSet<NodeId> = HashSet::new();
-    let mut answered = 0;
-    for member in &met {
-        let Some((pointers, states)) = fetcher.locate(*member).await else { continue };
-        answered += 1;
-        holders.extend(pointers.iter().flat_map(|pointer| pointer.holders.iter().copied()));
-        for state in states {
-            addresses.entry(state.node).or_default().extend(state.addresses.iter().cloned());
+/// Finds everyone who holds something of the vault, and asks them for heads and copysets; again and again for a while where holders
+/// are known and none can be reached.
+async fn ask_vault(net: &Net, fetcher: &Fetcher, met: Vec<NodeId>, wanted: Heads, report: &Report) -> Result<Asked, Failure> {
+    let began = Instant::now();
+    let asked = loop {
+        let asked = survey(net, fetcher, met.iter().copied(), wanted).await;
+        if asked.answered.is_empty() {
+            let failure = Failure::new(
+                ExitCode::Failed,
+                "the members that were reached do not answer as members of a Backmesh workgroup do",
+            );
+            return Err(failure.with_hint("check the address, and that both programs are of this year"));
         }
+        name_by_address(fetcher, &asked.addresses);
+        let missing = missing(net, fetcher, &asked.named);
+        if !asked.heads.is_empty() || missing.is_empty() || began.elapsed() >= PATIENCE || report.is_stopped() {
+            break asked;
+        }
+        report.progress(waiting_for(fetcher, &missing));
+        tokio::time::sleep(DIAL_EVERY).await;
+    };
+    let missing = missing(net, fetcher, &asked.named);
+    if !asked.heads.is_empty() {
+        if !missing.is_empty() {
+            report.progress(waiting_for(fetcher, &missing));
+        }
+        return Ok(asked);
     }
-    if answered == 0 {
-        let failure =
-            Failure::new(ExitCode::Failed, "the members that were reached do not answer as members of a Backmesh workgroup do");
-        return Err(failure.with_hint("check the address, and that both programs are of this year"));
-    }
-    connect(net, &holders, &addresses).await;
-    let mut asked = ask_everyone(fetcher, net.peers()).await;
-    // Copysets may name holders that no pointer did.
-    let more: HashSet<NodeId> = fetcher.holders().into_iter().filter(|holder| !holders.contains(holder)).collect();
-    if !more.is_empty() {
-        connect(net, &more, &addresses).await;
-        asked = ask_everyone(fetcher, net.peers()).await;
-    }
-    if asked.heads.is_empty() {
+    if missing.is_empty() {
         let failure =
             Failure::new(ExitCode::WrongKey, "nobody who can be reached keeps anything of the vault that this phrase names");
-        let hint = if holders.is_empty() {
-            "is it the phrase of this workgroup, and had a backup ever reached its end?"
-        } else {
-            "its holders are known, but cannot be reached now: try again when more machines are on"
-        };
-        return Err(failure.with_hint(hint));
+        return Err(failure.with_hint("is it the phrase of this workgroup, and had a backup ever reached its end?"));
     }
-    let unreachable = fetcher.holders().iter().filter(|holder| !net.peers().contains(holder)).count();
-    if unreachable > 0 {
-        let message = format!("{unreachable} of {} holders cannot be reached", fetcher.holders().len());
-        report.progress(Progress::new(Phase::Connecting).with_message(message));
-    }
-    Ok(asked)
+    let names = names(fetcher, &missing);
+    let failure = Failure::new(ExitCode::TooFew, format!("the vault's holders are known and cannot be reached: {names}"));
+    Err(failure.with_hint("try again when more machines are on: nothing is lost as long as enough of them come back"))
 }
 
-/// Connects to all holders at once, each at the first of its addresses that answers.
-async fn connect(net: &Net, holders: &HashSet<NodeId>, addresses: &HashMap<NodeId, Vec<String>>) {
-    let connected = net.peers();
-    let dialling = holders.iter().filter(|holder| !connected.contains(holder)).map(|holder| async move {
-        for address in addresses.get(holder).into_iter().flatten() {
-            if net.dial(address, Some(*holder)).await.is_ok() {
-                return;
+/// Holders that are not connected.
+fn missing(net: &Net, fetcher: &Fetcher, named: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
+    let connected: HashSet<NodeId> = net.peers().into_iter().collect();
+    named.iter().copied().chain(fetcher.holders()).filter(|holder| !connected.contains(holder)).collect()
+}
+
+/// A stranger knows no names, but where machines stand.
+fn name_by_address(fetcher: &Fetcher, addresses: &Addresses) {
+    let first = |(node, addresses): (&NodeId, &Vec<String>)| addresses.first().map(|address| (*node, address.clone()));
+    fetcher.name_holders(addresses.iter().filter_map(first));
+}
+
+fn names(fetcher: &Fetcher, holders: &BTreeSet<NodeId>) -> String {
+    let names: Vec<String> = holders.iter().map(|holder| backmesh_control::escape(fetcher.name_of(holder).as_bytes())).collect();
+    names.join(", ")
+}
+
+fn waiting_for(fetcher: &Fetcher, missing: &BTreeSet<NodeId>) -> Progress {
+    let message = format!("{} of the vault's holders cannot be reached: {}", missing.len(), names(fetcher, missing));
+    Progress::new(Phase::Connecting).with_message(message)
+}
+
+/// Dials holders that are missing until the task is dropped; who comes back is read from at once.
+async fn redial(net: Net, fetcher: Arc<Fetcher>, named: BTreeSet<NodeId>, mut addresses: Addresses, report: Report) {
+    let mut told = BTreeSet::new();
+    for round in 1_usize.. {
+        tokio::time::sleep(DIAL_EVERY).await;
+        let before = missing(&net, &fetcher, &named);
+        if before.is_empty() {
+            continue;
+        }
+        connect(&net, &before, &addresses).await;
+        let after = missing(&net, &fetcher, &named);
+        before.difference(&after).for_each(|holder| fetcher.came_back(*holder));
+        if after != told && !after.is_empty() {
+            report.progress(waiting_for(&fetcher, &after));
+        }
+        told.clone_from(&after);
+        // A machine that comes back may stand elsewhere.
+        if !after.is_empty() && round % LOCATE_ROUNDS == 0 {
+            let peers = net.peers();
+            let Some(member) = peers.get(round / LOCATE_ROUNDS % peers.len().max(1)) else { continue };
+            for state in fetcher.locate(*member).await.map(|(_, states)| states).unwrap_or_default() {
+                addresses.insert(state.node, state.addresses.clone());
             }
         }
-    });
-    let all = dialling.collect::<FuturesUnordered<_>>().collect::<Vec<()>>();
-    tokio::time::timeout(CONNECT_LIMIT, all).await.ok();
+    }
 }
 
-/// All snapshots that the heads name, oldest first, each with the newest head that names it.
+/// All snapshots that the heads name, oldest first, each with the newest head that names it. What counts is their order in the heads:
+/// clocks may have been wrong.
 fn open_heads(
     fetcher: &Arc<Fetcher>,
     asked: &Asked,
     report: &Report,
     runtime: &Handle,
 ) -> Result<Vec<(Snapshot, Signed<Head>)>, Failure> {
-    let mut found: Vec<(Snapshot, Signed<Head>)> = Vec::new();
+    let mut by_head: Vec<(Vec<Snapshot>, Signed<Head>)> = Vec::new();
     let mut last = None;
-    let mut heads: Vec<&Signed<Head>> = asked.heads.iter().collect();
-    heads.sort_by_key(|head| std::cmp::Reverse((head.writer.generation, head.sequence)));
-    for head in heads {
+    for head in asked.newest_first() {
         let body = match fetcher.unsealing().open_head(head) {
             Ok(body) => body,
             Err(error) => {
@@ -229,9 +274,8 @@ fn open_heads(
             }
         };
         let inline = body.snapshots.clone();
-        let newest = found.is_empty();
         // Only the newest head's older pages are fetched: those of earlier heads are among them.
-        let snapshots = if newest {
+        let snapshots = if by_head.is_empty() {
             let mut library = Library::new(Arc::clone(fetcher), body, None, runtime.clone());
             library.snapshots().unwrap_or_else(|error| {
                 report.problem(Problem::new(format!("older snapshots cannot be listed: {error}")));
@@ -240,18 +284,27 @@ fn open_heads(
         } else {
             inline
         };
-        for snapshot in snapshots {
-            if !found.iter().any(|(known, _)| known.id() == snapshot.id()) {
-                found.push((snapshot, head.clone()));
-            }
-        }
+        by_head.push((snapshots, head.clone()));
     }
-    found.sort_by_key(|(snapshot, _)| snapshot.started_at);
+    let found = in_order(by_head);
     match (found.is_empty(), last) {
         (true, Some(failure)) => Err(failure),
         (true, None) => Err(Failure::new(ExitCode::Failed, "the vault has no snapshot: no backup has reached its end")),
         _ => Ok(found),
     }
+}
+
+/// Snapshots of heads, the newest head first, in one line, oldest first: what only an older head names comes before.
+fn in_order<H: Clone>(by_head: Vec<(Vec<Snapshot>, H)>) -> Vec<(Snapshot, H)> {
+    let mut known = HashSet::new();
+    let fresh: Vec<Vec<(Snapshot, H)>> = by_head
+        .into_iter()
+        .map(|(snapshots, head)| {
+            let fresh = snapshots.into_iter().filter(|snapshot| known.insert(snapshot.id()));
+            fresh.map(|snapshot| (snapshot, head.clone())).collect()
+        })
+        .collect();
+    fresh.into_iter().rev().flatten().collect()
 }
 
 fn choose<'a>(found: &'a [(Snapshot, Signed<Head>)], choice: &Choice) -> Result<&'a (Snapshot, Signed<Head>), Failure> {
@@ -267,4 +320,36 @@ fn choose<'a>(found: &'a [(Snapshot, Signed<Head>)], choice: &Choice) -> Result<
         .pick(&until, |(snapshot, _)| snapshot.id())
         .map_err(|error| Failure::new(ExitCode::Failed, error.to_string()))?;
     Ok(picked)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot(started_at: UnixMillis) -> Snapshot {
+        Snapshot {
+            started_at,
+            finished_at: started_at,
+            seat: 0,
+            host: "desk".to_owned(),
+            system: backmesh_format::vault::System::Unix,
+            roots: Vec::new(),
+            catalogue: None,
+            files: 0,
+            entries: 0,
+            bytes: 0,
+            bytes_added: 0,
+            problems: 0,
+            tags: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_newest_is_the_last_of_the_newest_head_whatever_the_clock_said() {
+        // The clock ran in 2040 for a while; and a snapshot that only an older head names stays before those of the newest.
+        let heads = vec![(vec![snapshot(2), snapshot(90), snapshot(5)], "new"), (vec![snapshot(2), snapshot(70)], "old")];
+        let found: Vec<(UnixMillis, &str)> =
+            in_order(heads).iter().map(|(snapshot, head)| (snapshot.started_at, *head)).collect();
+        assert_eq!(found, [(70, "old"), (2, "new"), (90, "new"), (5, "new")]);
+    }
 }

@@ -14,6 +14,7 @@ use backmesh_control::{
 };
 use backmesh_format::catalogue::{Entry, Kind, split_key};
 use backmesh_format::index::ChunkRef;
+use backmesh_format::keys::ChunkIdKey;
 use backmesh_format::vault::Snapshot;
 use backmesh_source::{FileSink, RestoreError, RestoreOptions, RestoreWriter, Step};
 use fetching::{Fetched, Op, Prefetch};
@@ -22,6 +23,7 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use thiserror::Error;
 
 /// How often progress is told.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
@@ -46,7 +48,7 @@ pub struct Wish {
 /// # Errors
 /// What kept it from starting, or stopped it.
 pub async fn restore(node: &Arc<Node>, wish: Wish, report: &Report) -> Result<Event, Failure> {
-    let mut library = node.library()?;
+    let mut library = library(node)?;
     let (report, state) = (report.clone(), node.state.clone());
     let work = tokio::task::spawn_blocking(move || {
         let snapshots = library.snapshots().map_err(|error| unreadable(&error))?;
@@ -57,6 +59,13 @@ pub async fn restore(node: &Arc<Node>, wish: Wish, report: &Report) -> Result<Ev
         run(&mut library, snapshot, &wish, vec![state], &report)
     });
     work.await.map_err(|error| Failure::new(ExitCode::Failed, error.to_string()))?
+}
+
+/// The node's own vault, to read in; holders that are missed are named as people know them.
+pub(crate) fn library(node: &Arc<Node>) -> Result<Library, Failure> {
+    let library = node.library()?;
+    library.fetcher.name_holders(node.members.view().peers.iter().map(|peer| (peer.node, peer.name.clone())));
+    Ok(library)
 }
 
 /// Why nothing of a vault can be read.
@@ -84,36 +93,33 @@ pub(crate) fn run(
 ) -> Result<Event, Failure> {
     let clock = Instant::now();
     let target = crate::os::path_from_bytes(wish.to.bytes().unwrap_or_default());
+    let wanted = wanted_paths(wish)?;
     let options = RestoreOptions { dry_run: wish.dry_run, delete: wish.delete, exclude, ..RestoreOptions::default() };
     let writer = RestoreWriter::create(&target, options).map_err(|error| Failure::new(ExitCode::Failed, error.to_string()))?;
     let fetched_before = library.fetcher.bytes_fetched();
     let mut work = Work::new(&writer, library, report, snapshot, wish.dry_run);
 
-    let wanted = wanted_paths(wish)?;
-    for path in &wanted {
-        work.ancestors(snapshot, path);
-        work.subtree(snapshot, path)?;
-    }
-    work.finish_files()?;
-    let deleted = if wish.delete { work.delete_extras(snapshot, &wanted)? } else { 0 };
+    let ended = work.everything(snapshot, &wanted, wish.delete);
 
     let Work { mut result, plan, .. } = work;
+    // Also where the restore stops early: what was restored gets its other names, and its folders their modes and times.
     let finished = writer.finish();
     finished.problems.iter().for_each(|error| report.problem(Problem::new(error.to_string())));
-    if finished.owners_not_set > 0 {
-        let message = format!(
-            "{} entries belong to you instead of to their owners: only root can give files away",
-            finished.owners_not_set
-        );
-        report.progress(Progress::new(Phase::Finishing).with_message(message));
-    }
+    not_set(report, finished.owners_not_set, "entries belong to you instead of to their owners: only root can give files away");
+    not_set(report, finished.labels_not_set, "labels of the system's security were not set: only root can set them");
     result.snapshot = snapshot.id().to_string();
-    result.deleted = deleted;
+    result.deleted = ended?;
     result.bytes_fetched = library.fetcher.bytes_fetched() - fetched_before;
     result.seconds = clock.elapsed().as_secs_f64();
     result.problems = report.problems();
     result.dry_run = wish.dry_run;
     Ok(if wish.dry_run { plan.finish(result) } else { Event::result(result) })
+}
+
+fn not_set(report: &Report, count: u64, what: &str) {
+    if count > 0 {
+        report.progress(Progress::new(Phase::Finishing).with_message(format!("{count} {what}")));
+    }
 }
 
 /// The paths to restore, without their leading slash; the empty path is everything.
@@ -136,7 +142,16 @@ struct Current {
     existing: Option<File>,
     sink: Option<FileSink>,
     offset: u64,
-    failed: Option<String>,
+    failed: Option<FileError>,
+}
+
+/// Why a file is not restored.
+#[derive(Debug, Error)]
+enum FileError {
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    #[error(transparent)]
+    Write(#[from] RestoreError),
 }
 
 struct Work<'a> {
@@ -169,8 +184,18 @@ impl<'a> Work<'a> {
         }
     }
 
+    /// All wanted paths, and then what is extra; how much of that was deleted.
+    fn everything(&mut self, snapshot: &Snapshot, wanted: &[Vec<u8>], delete: bool) -> Result<u64, Failure> {
+        for path in wanted {
+            self.ancestors(snapshot, path)?;
+            self.subtree(snapshot, path)?;
+        }
+        self.finish_files()?;
+        if delete { self.delete_extras(snapshot, wanted) } else { Ok(0) }
+    }
+
     /// The folders on the way to a path, so that they get their own modes and times.
-    fn ancestors(&mut self, snapshot: &Snapshot, path: &[u8]) {
+    fn ancestors(&mut self, snapshot: &Snapshot, path: &[u8]) -> Result<(), Failure> {
         for slash in path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at) {
             let folder = &path[..slash];
             let found = self.library.catalogue(snapshot.catalogue.clone()).lookup(folder);
@@ -179,9 +204,10 @@ impl<'a> Work<'a> {
                     .iter()
                     .rposition(|byte| *byte == b'/')
                     .map_or((&[][..], folder), |at| (&folder[..at], &folder[at + 1..]));
-                self.apply(&backmesh_format::catalogue::key_of(parent, name), &entry);
+                self.apply(&backmesh_format::catalogue::key_of(parent, name), &entry)?;
             }
         }
+        Ok(())
     }
 
     /// Everything at and below a path.
@@ -195,12 +221,7 @@ impl<'a> Work<'a> {
             let last = portion.entries.last().map(|(key, _)| key.clone());
             entries += portion.entries.len() as u64;
             for (key, entry) in portion.entries {
-                if self.report.is_stopped() {
-                    return Err(Failure::new(
-                        ExitCode::Interrupted,
-                        "the restore was interrupted; run it again to go on from here",
-                    ));
-                }
+                self.go_on()?;
                 self.entry(key, entry)?;
             }
             for error in portion.errors {
@@ -242,7 +263,7 @@ impl<'a> Work<'a> {
     fn entry(&mut self, key: Vec<u8>, entry: Entry) -> Result<(), Failure> {
         self.result.entries += 1;
         self.tell();
-        let Some(step) = self.apply(&key, &entry) else { return Ok(()) };
+        let Some(step) = self.apply(&key, &entry)? else { return Ok(()) };
         if self.dry_run {
             self.planned(&key, &entry, step);
             return Ok(());
@@ -266,15 +287,17 @@ impl<'a> Work<'a> {
     /// A file whose contents are not there as they should be: what the one in its place has already is not fetched.
     fn file(&mut self, key: Vec<u8>, entry: Entry, step: Step, refs: &[ChunkRef], bytes: u64) -> Result<(), Failure> {
         let mut existing = (step == Step::Update).then(|| self.writer.existing(&key).ok().flatten()).flatten();
-        let here = existing.as_mut().map(|file| self.chunks_here(file, refs)).unwrap_or_default();
+        let here = existing.as_mut().map(|file| self.chunks_here(file, refs)).transpose()?.unwrap_or_default();
         let whole = existing.as_ref().is_some_and(|file| has_length(file, bytes)) && here.iter().all(|is| *is);
+        // Opened again when its turn comes: thousands of small files wait for theirs.
+        drop(existing);
         if whole && let Ok(Some(problems)) = self.writer.keep_contents(&key, &entry) {
             problems.iter().for_each(|error| self.report.problem(Problem::new(error.to_string())));
             self.result.files += 1;
             self.result.files_unchanged += 1;
             return Ok(());
         }
-        self.step(Op::Begin(Box::new((key, entry, existing))))?;
+        self.step(Op::Begin(Box::new((key, entry, here.contains(&true)))))?;
         for (at, chunk) in refs.iter().enumerate() {
             let is_here = here.get(at).copied().unwrap_or(false);
             self.step(if is_here { Op::Here(*chunk) } else { Op::Fetch(*chunk) })?;
@@ -283,18 +306,18 @@ impl<'a> Work<'a> {
     }
 
     /// Which chunks the file that lies there already has at their places.
-    fn chunks_here(&self, file: &mut File, refs: &[ChunkRef]) -> Vec<bool> {
+    fn chunks_here(&self, file: &mut File, refs: &[ChunkRef]) -> Result<Vec<bool>, Failure> {
         let id_key = self.library.fetcher.id_key();
         let mut buffer = Vec::new();
-        refs.iter()
-            .map(|chunk| {
-                buffer.resize(chunk.bytes as usize, 0);
-                file.read_exact(&mut buffer).is_ok() && id_key.id(&buffer) == chunk.id
-            })
-            .collect()
+        let is_here = |chunk: &ChunkRef| {
+            self.go_on()?;
+            buffer.resize(chunk.bytes as usize, 0);
+            Ok(file.read_exact(&mut buffer).is_ok() && id_key.id(&buffer) == chunk.id)
+        };
+        refs.iter().map(is_here).collect()
     }
 
-    fn apply(&mut self, key: &[u8], entry: &Entry) -> Option<Step> {
+    fn apply(&mut self, key: &[u8], entry: &Entry) -> Result<Option<Step>, Failure> {
         let applied = if self.dry_run {
             self.writer.plan(key, entry).map(|step| (step, Vec::new()))
         } else {
@@ -303,11 +326,12 @@ impl<'a> Work<'a> {
         match applied {
             Ok((step, problems)) => {
                 problems.iter().for_each(|error| self.report.problem(Problem::new(error.to_string())));
-                Some(step)
+                Ok(Some(step))
             }
             Err(error) => {
+                let full = target_full(&error);
                 self.report.problem(Problem::new(error.to_string()));
-                None
+                full.map_or(Ok(None), Err)
             }
         }
     }
@@ -342,49 +366,69 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    fn carry_out(&mut self, ready: Fetched) -> Result<(), Failure> {
+    fn go_on(&self) -> Result<(), Failure> {
         if self.report.is_stopped() {
             return Err(Failure::new(ExitCode::Interrupted, "the restore was interrupted; run it again to go on from here"));
         }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, ready: Fetched) -> Result<(), Failure> {
         let Fetched { ops, frames } = ready;
         for (op, place) in ops {
+            self.go_on()?;
             match op {
                 Op::Begin(begun) => {
-                    let (key, entry, existing) = *begun;
+                    let (key, entry, reads_existing) = *begun;
+                    let existing = if reads_existing { self.writer.existing(&key).ok().flatten() } else { None };
                     let (sink, failed) = match self.writer.begin_file(&key, &entry) {
                         Ok(sink) => (Some(sink), None),
-                        Err(error) => (None, Some(error.to_string())),
+                        Err(error) => (None, Some(error.into())),
                     };
                     self.current = Some(Current { key, existing, sink, offset: 0, failed });
                 }
-                Op::Here(chunk) => self.write(chunk.bytes, |current| {
-                    let mut bytes = vec![0; chunk.bytes as usize];
-                    let file = current.existing.as_ref().ok_or_else(|| "the file that was there is gone".to_owned())?;
-                    crate::os::read_exact_at(file, &mut bytes, current.offset).map_err(|error| error.to_string())?;
-                    Ok(bytes)
-                }),
+                Op::Here(chunk) => {
+                    if self.current.as_ref().is_some_and(|current| current.failed.is_none()) {
+                        // What lies there may have changed since it was compared.
+                        let bytes = self.read_here(&chunk).map_or_else(|| self.fetch_one(&chunk), Ok);
+                        self.write(chunk.bytes, bytes);
+                    }
+                }
                 Op::Fetch(chunk) => {
-                    let fetcher = Arc::clone(&self.library.fetcher);
                     let read = || -> Result<Vec<u8>, FetchError> {
                         let place = place.unwrap_or(Err(FetchError::UnknownChunk(chunk.id)))?;
                         let frame = frames.get(&(place.pack.pack, place.at.frame)).ok_or(FetchError::UnknownChunk(chunk.id))?;
                         let frame = frame.as_ref().map_err(Clone::clone)?;
-                        fetcher.chunk_in(frame, &place, &chunk.id).map(<[u8]>::to_vec)
+                        self.library.fetcher.chunk_in(frame, &place, &chunk.id).map(<[u8]>::to_vec)
                     };
-                    let bytes = read().map_err(|error| error.to_string());
-                    self.write(chunk.bytes, |_| bytes);
+                    let bytes = read();
+                    self.write(chunk.bytes, bytes);
                 }
-                Op::End => self.end_file(),
+                Op::End => self.end_file()?,
             }
         }
         Ok(())
     }
 
-    fn write(&mut self, length: u32, bytes: impl FnOnce(&Current) -> Result<Vec<u8>, String>) {
+    /// A chunk from the file that lies there, if it is still the one that was found.
+    fn read_here(&self, chunk: &ChunkRef) -> Option<Vec<u8>> {
+        let current = self.current.as_ref()?;
+        verified_at(current.existing.as_ref()?, current.offset, chunk, self.library.fetcher.id_key())
+    }
+
+    fn fetch_one(&mut self, chunk: &ChunkRef) -> Result<Vec<u8>, FetchError> {
+        let library = &mut *self.library;
+        let place = library.data.of(&[chunk.id]).pop().unwrap_or(Err(FetchError::UnknownChunk(chunk.id)))?;
+        let mut frames = library.runtime.block_on(library.fetcher.frames(&place.pack, &[place.at]))?;
+        let (_, frame) = frames.pop().ok_or(FetchError::UnknownChunk(chunk.id))?;
+        library.fetcher.chunk_in(&frame?, &place, &chunk.id).map(<[u8]>::to_vec)
+    }
+
+    fn write(&mut self, length: u32, bytes: Result<Vec<u8>, FetchError>) {
         let Some(current) = &mut self.current else { return };
         if current.failed.is_none() {
-            let written = bytes(current).and_then(|bytes| match &mut current.sink {
-                Some(sink) => sink.append(&bytes).map_err(|error| error.to_string()),
+            let written = bytes.map_err(FileError::from).and_then(|bytes| match &mut current.sink {
+                Some(sink) => sink.append(&bytes).map_err(FileError::from),
                 None => Ok(()),
             });
             self.result.bytes_written += if written.is_ok() { length.into() } else { 0 };
@@ -394,19 +438,26 @@ impl<'a> Work<'a> {
         self.tell();
     }
 
-    fn end_file(&mut self) {
-        let Some(Current { key, sink, failed, .. }) = self.current.take() else { return };
-        let ended: Result<Vec<RestoreError>, String> = match (failed, sink) {
+    fn end_file(&mut self) -> Result<(), Failure> {
+        let Some(Current { key, sink, failed, .. }) = self.current.take() else { return Ok(()) };
+        let ended: Result<Vec<RestoreError>, FileError> = match (failed, sink) {
             (Some(failed), _) => Err(failed),
-            (None, Some(sink)) => sink.finish().map_err(|error| error.to_string()),
+            (None, Some(sink)) => sink.finish().map_err(FileError::from),
             (None, None) => Ok(Vec::new()),
         };
         match ended {
             Ok(problems) => {
                 problems.iter().for_each(|error| self.report.problem(Problem::new(error.to_string())));
                 self.result.files += 1;
+                Ok(())
             }
-            Err(error) => self.failed(&key, &error),
+            Err(error) => {
+                self.failed(&key, &error.to_string());
+                match &error {
+                    FileError::Write(error) => target_full(error).map_or(Ok(()), Err),
+                    FileError::Fetch(_) => Ok(()),
+                }
+            }
         }
     }
 
@@ -457,6 +508,22 @@ struct Portion {
     done: bool,
 }
 
+/// Bytes of a file, if they are the chunk.
+fn verified_at(file: &File, offset: u64, chunk: &ChunkRef, id_key: &ChunkIdKey) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; chunk.bytes as usize];
+    crate::os::read_exact_at(file, &mut bytes, offset).ok()?;
+    (id_key.id(&bytes) == chunk.id).then_some(bytes)
+}
+
+/// What ends the restore where every further file would fail in the same way.
+fn target_full(error: &RestoreError) -> Option<Failure> {
+    let failure =
+        || Failure::new(ExitCode::Failed, format!("the target is full or cannot be written, the restore stopped: {error}"));
+    error
+        .is_disk_full()
+        .then(|| failure().with_hint("make room there and run it again: what is restored already is not fetched again"))
+}
+
 fn has_length(file: &File, bytes: u64) -> bool {
     file.metadata().is_ok_and(|meta| meta.len() == bytes)
 }
@@ -467,5 +534,35 @@ pub(crate) fn shown(key: &[u8]) -> Vec<u8> {
         Ok((folder, name)) if folder.is_empty() => [b"/", &name[..]].concat(),
         Ok((folder, name)) => [b"/", &folder[..], b"/", &name[..]].concat(),
         Err(_) => b"?".to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_changed_under_the_restore_is_not_taken_for_the_chunk() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let id_key = ChunkIdKey::new([7; 32]);
+        std::fs::write(&path, b"first second").unwrap();
+        let file = File::open(&path).unwrap();
+        let chunk = ChunkRef { id: id_key.id(b"second"), bytes: 6 };
+        assert_eq!(verified_at(&file, 6, &chunk, &id_key).unwrap(), b"second");
+        assert!(verified_at(&file, 5, &chunk, &id_key).is_none());
+        std::fs::write(&path, b"first sEcond").unwrap();
+        assert!(verified_at(&file, 6, &chunk, &id_key).is_none());
+        std::fs::write(&path, b"first").unwrap();
+        assert!(verified_at(&file, 6, &chunk, &id_key).is_none());
+    }
+
+    #[test]
+    fn a_full_target_ends_the_restore() {
+        let io = |kind: std::io::ErrorKind| RestoreError::Io { path: b"a".to_vec(), doing: "write", error: kind.into() };
+        let failure = target_full(&io(std::io::ErrorKind::StorageFull)).unwrap();
+        assert_eq!(failure.code, ExitCode::Failed);
+        assert!(failure.message.contains("full"), "{failure:?}");
+        assert!(target_full(&io(std::io::ErrorKind::PermissionDenied)).is_none());
     }
 }

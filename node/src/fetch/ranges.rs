@@ -139,7 +139,8 @@ impl Fetcher {
     }
 
     fn too_few(&self, stripe: &OpenStripe, have: usize, missing: &[usize]) -> FetchError {
-        let missing = missing.iter().filter_map(|shard| self.holder(stripe, *shard)).collect();
+        let missing =
+            missing.iter().filter_map(|shard| self.holder(stripe, *shard)).map(|holder| self.name_of(&holder)).collect();
         FetchError::TooFewShards { pack: stripe.record.pack, have, need: usize::from(stripe.record.k), missing }
     }
 

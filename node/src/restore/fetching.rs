@@ -9,7 +9,6 @@ use backmesh_format::index::{ChunkRef, FramePlace, PackPlace, Place};
 use backmesh_format::{ChunkId, PackId};
 use futures::StreamExt;
 use std::collections::{HashMap, VecDeque};
-use std::fs::File;
 use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
@@ -27,8 +26,8 @@ const PACKS_AT_ONCE: usize = 4;
 
 /// A step of writing files, in order.
 pub(super) enum Op {
-    /// A file begins: its key, its entry, and what lies there now.
-    Begin(Box<(Vec<u8>, Entry, Option<File>)>),
+    /// A file begins: its key, its entry, and whether some of its chunks are in the file that lies there.
+    Begin(Box<(Vec<u8>, Entry, bool)>),
     /// Its next chunk is to be fetched.
     Fetch(ChunkRef),
     /// Its next chunk is in the file that lies there.
@@ -146,7 +145,7 @@ async fn fetch(fetcher: Arc<Fetcher>, ops: Vec<PlacedOp>) -> Fetched {
     let mut frames = HashMap::new();
     while let Some((pack, fetched, places)) = packs.next().await {
         match fetched {
-            Ok(opened) => frames.extend(opened.into_iter().map(|(number, frame)| ((pack.pack, number), Ok(frame)))),
+            Ok(opened) => frames.extend(opened.into_iter().map(|(number, frame)| ((pack.pack, number), frame))),
             Err(error) => frames.extend(places.iter().map(|place| ((pack.pack, place.frame), Err(error.clone())))),
         }
     }
