@@ -163,6 +163,21 @@ impl FrameReader {
         self.stall_timeout = timeout;
     }
 
+    /// Waits for the next frame to begin, and says how long it will be, before room is made for it; `None` after the peer's last.
+    /// The frame stays the next one. May be dropped while it waits and called again.
+    ///
+    /// # Errors
+    /// As [`FrameReader::next`].
+    pub async fn next_bytes(&mut self, bytes_max: usize) -> Result<Option<usize>, FrameError> {
+        match self.ended {
+            Some(End::Clean) => return Ok(None),
+            Some(End::Broken) => return Err(FrameError::Broken),
+            None => {}
+        }
+        let begun = self.begin_frame(bytes_max).await;
+        self.note_end(begun)
+    }
+
     /// The next frame, or `None` after the peer's last. May be dropped while it waits and called again; nothing is lost.
     ///
     /// # Errors
@@ -173,8 +188,13 @@ impl FrameReader {
             Some(End::Broken) => return Err(FrameError::Broken),
             None => {}
         }
-        match self.read_frame(bytes_max).await {
-            Ok(Some(frame)) => Ok(Some(frame)),
+        let read = self.read_frame(bytes_max).await;
+        self.note_end(read)
+    }
+
+    fn note_end<T>(&mut self, outcome: Result<Option<T>, FrameError>) -> Result<Option<T>, FrameError> {
+        match outcome {
+            Ok(Some(more)) => Ok(Some(more)),
             Ok(None) => {
                 self.ended = Some(End::Clean);
                 Ok(None)
@@ -188,16 +208,24 @@ impl FrameReader {
         }
     }
 
+    async fn begin_frame(&mut self, bytes_max: usize) -> Result<Option<usize>, FrameError> {
+        if let Some(partial) = &self.partial {
+            return Ok(Some(partial.frame_bytes));
+        }
+        let frame_bytes = match self.read_header().await? {
+            END => return Ok(None),
+            length if length as usize > bytes_max => {
+                return Err(FrameError::TooLong { bytes: length.into(), bytes_max: bytes_max as u64 });
+            }
+            length => length as usize,
+        };
+        self.partial = Some(Partial { frame_bytes, bytes: Vec::new(), received: 0 });
+        Ok(Some(frame_bytes))
+    }
+
     async fn read_frame(&mut self, bytes_max: usize) -> Result<Option<Vec<u8>>, FrameError> {
-        if self.partial.is_none() {
-            let frame_bytes = match self.read_header().await? {
-                END => return Ok(None),
-                length if length as usize > bytes_max => {
-                    return Err(FrameError::TooLong { bytes: length.into(), bytes_max: bytes_max as u64 });
-                }
-                length => length as usize,
-            };
-            self.partial = Some(Partial { frame_bytes, bytes: Vec::new(), received: 0 });
+        if self.begin_frame(bytes_max).await?.is_none() {
+            return Ok(None);
         }
         self.read_body().await?;
         Ok(self.partial.take().map(|partial| partial.bytes))
@@ -452,6 +480,23 @@ mod tests {
     async fn write_raw(writer: &mut FrameWriter, bytes: &[u8]) {
         writer.socket.write_all(bytes).await.unwrap();
         writer.socket.flush().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_frame_tells_its_length_first() {
+        let (mut reader, mut writer, _nodes) = ends().await;
+        writer.send(b"seven").await.unwrap();
+        writer.close().await.unwrap();
+        for _ in 0..2 {
+            assert_eq!(reader.next_bytes(10).await.unwrap(), Some(5));
+        }
+        assert_eq!(reader.next(10).await.unwrap().unwrap(), b"seven");
+        assert_eq!(reader.next_bytes(10).await.unwrap(), None);
+        let (mut reader, mut writer, _nodes) = ends().await;
+        writer.send(b"seven").await.unwrap();
+        writer.flush().await.unwrap();
+        assert!(matches!(reader.next_bytes(4).await, Err(FrameError::TooLong { .. })));
+        assert!(matches!(reader.next(10).await, Err(FrameError::Broken)));
     }
 
     #[tokio::test]
