@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 /// What the command line knows.
 pub struct RecoverOptions<'a> {
@@ -102,8 +103,9 @@ async fn recover(phrase: &VaultSecret, seeds: &[String], choice: Choice, report:
     let fetcher = Arc::new(fetcher.with_patience(PATIENCE));
     let wanted = if choice.is_of_today() { Heads::Newest } else { Heads::All };
     let asked = ask_vault(&net, &fetcher, met, wanted, report).await?;
-    let redialling =
-        tokio::spawn(redial(net.clone(), Arc::clone(&fetcher), asked.named.clone(), asked.addresses.clone(), report.clone()));
+    // Ends with this function, however that ends.
+    let mut redialling = JoinSet::new();
+    redialling.spawn(redial(net.clone(), Arc::clone(&fetcher), asked.named.clone(), asked.addresses.clone(), report.clone()));
 
     report.progress(Progress::new(Phase::Listing));
     let found = tokio::task::spawn_blocking({
@@ -127,9 +129,8 @@ async fn recover(phrase: &VaultSecret, seeds: &[String], choice: Choice, report:
             restore::run(&mut library, &snapshot, &Wish { to, ..Wish::default() }, Vec::new(), &report)
         }
     });
-    let end = restoring.await;
-    redialling.abort();
-    report.send(end??).await;
+    let end = restoring.await??;
+    report.send(end).await;
     net.shutdown().await;
     Ok(())
 }
