@@ -345,6 +345,7 @@ fn a_later_generation_points_to_the_vault() {
     mine.insert(state_record(2, 1), 10);
     let (pointers, states) = mine.locate(&vault_id(1));
     assert_eq!((pointers.len(), states.iter().map(|state| state.node).collect::<Vec<_>>()), (1, vec![node(2)]));
+    assert_eq!(mine.locate(&vault_id(2)), (Vec::new(), Vec::new()), "who invents a vault learns of nobody");
 }
 
 #[test]

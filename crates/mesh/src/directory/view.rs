@@ -143,12 +143,12 @@ impl Directory {
     }
 
     /// What [`crate::message::ReadRequest::Where`] is answered with: a vault's pointers and where its holders are. Where no pointer
-    /// is known, every member that announced itself is named, up to the limit, since any of them may hold something.
+    /// is known, nobody is named: a vault costs nothing to invent, and must not buy a list of the members.
     pub fn locate(&self, vault: &VaultId) -> (Vec<Signed<VaultPointer>>, Vec<Signed<MemberState>>) {
         let pointers: Vec<Signed<VaultPointer>> = self.pointers(vault).take(READ_WHERE_RECORDS_MAX).cloned().collect();
         let holders = pointers.iter().flat_map(|pointer| pointer.holders.iter());
         let named: std::collections::BTreeSet<&NodeId> = holders.collect();
-        let states = self.says.states.iter().filter(|(node, _)| named.is_empty() || named.contains(node));
+        let states = self.says.states.iter().filter(|(node, _)| named.contains(node));
         let states = states.take(READ_WHERE_RECORDS_MAX).map(|(_, held)| held.record.clone()).collect();
         (pointers, states)
     }
