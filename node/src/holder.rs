@@ -1,21 +1,38 @@
 //! What this node does for others: takes their shards, plans and heads, keeps them, and gives them back to whoever may read. What it
 //! agrees to is decided in [`backmesh_mesh::holding`]; here it is looked up, written down and served.
 
+mod damaged;
+mod gate;
 mod intake;
 mod kept;
 mod read;
 mod store;
+#[cfg(test)]
+mod tests;
 
 use crate::members::Members;
 use crate::state::State;
 use backmesh_format::NodeId;
 use backmesh_net::Stream;
 use backmesh_store::{Records, SharedDisk, Shelf, ShelfOptions, ShelfUsage};
+use damaged::Damaged;
+use gate::{Bounds, Gate};
 use intake::Intake;
 use kept::Kept;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::sync::Semaphore;
+
+/// What owners may keep busy: one writes over one stream; the memory holds two of the largest shards, one read and one on its way to
+/// the disk, and a hundred of the usual ones.
+const STORING: Bounds = Bounds { streams: 4, peer_kib: 36 << 10, all_kib: 96 << 10 };
+/// What readers may keep busy: the memory holds one of the largest shards and its proof.
+const READING: Bounds = Bounds { streams: 8, peer_kib: 36 << 10, all_kib: 96 << 10 };
+/// Store streams of those who may not store, over all of them: they are told why, and no more.
+const STRANGER_STREAMS: usize = 64;
+/// How long one who may not store may keep a stream without a request.
+const STRANGER_IDLE: Duration = Duration::from_secs(10);
 
 /// The holder's side of a node.
 pub struct Holder {
@@ -24,6 +41,11 @@ pub struct Holder {
     shelf: Arc<Shelf>,
     kept: Kept,
     intake: Intake,
+    storing: Arc<Gate>,
+    reading: Arc<Gate>,
+    strangers: Arc<Semaphore>,
+    damaged: Damaged,
+    records_broken: AtomicBool,
     offered_bytes: AtomicU64,
 }
 
@@ -42,7 +64,19 @@ impl Holder {
         let shelf = Arc::new(Shelf::open(Arc::clone(disk), &files.shelf_path(), ShelfOptions::default())?);
         let kept = Kept::open(records)?;
         let intake = Intake::start(Arc::clone(&shelf))?;
-        Ok(Self { me: members.me(), members, shelf, kept, intake, offered_bytes: AtomicU64::new(offered_bytes) })
+        Ok(Self {
+            me: members.me(),
+            members,
+            shelf,
+            kept,
+            intake,
+            storing: Gate::new(STORING),
+            reading: Gate::new(READING),
+            strangers: Arc::new(Semaphore::new(STRANGER_STREAMS)),
+            damaged: Damaged::default(),
+            records_broken: AtomicBool::new(false),
+            offered_bytes: AtomicU64::new(offered_bytes),
+        })
     }
 
     /// Answers an owner until it closes the stream.
@@ -69,10 +103,24 @@ impl Holder {
         self.offered_bytes.load(Ordering::Relaxed)
     }
 
-    /// What of the offer is neither used nor missing on the disk, in bytes.
+    /// What of the offer is neither used, by shards or by records, nor missing on the disk, in bytes. Nothing is free on a disk that
+    /// did not confirm a write.
     pub fn free_bytes(&self) -> u64 {
-        let of_offer = self.offered_bytes().saturating_sub(self.usage().bytes);
-        of_offer.min(self.shelf.free_bytes().unwrap_or(0))
+        if self.is_broken() {
+            return 0;
+        }
+        let used = self.usage().bytes.saturating_add(self.kept.bytes());
+        self.offered_bytes().saturating_sub(used).min(self.shelf.free_bytes().unwrap_or(0))
+    }
+
+    /// Whether the disk did not confirm a write: nothing more is kept until the node starts again.
+    pub fn is_broken(&self) -> bool {
+        self.intake.is_broken() || self.records_broken.load(Ordering::Acquire)
+    }
+
+    /// How many shards were found damaged since the start and have not come anew. None of them is served.
+    pub fn damaged_shards(&self) -> usize {
+        self.damaged.count()
     }
 
     /// How much is held.
@@ -83,6 +131,8 @@ impl Holder {
     /// Finishes what was taken in and leaves the shelf so that the next start is quick.
     pub async fn close(&self, limit: Duration) {
         self.intake.close();
+        self.storing.close();
+        self.reading.close();
         let shelf = Arc::clone(&self.shelf);
         let closed = tokio::time::timeout(limit, tokio::task::spawn_blocking(move || shelf.close())).await;
         if !matches!(closed, Ok(Ok(Ok(())))) {

@@ -103,10 +103,18 @@ pub struct CopysetFacts<'a> {
     pub quota_bytes: u64,
     /// How many plans are kept for this owner.
     pub copysets: usize,
+    /// What is left of this node's offer, in bytes.
+    pub free_bytes: u64,
 }
 
 /// Plans that one owner may have at one holder: a vault has a few dozen.
 pub const COPYSETS_PER_OWNER_MAX: usize = 1024;
+/// Heads of one vault that a holder takes in a day: one backup every five minutes.
+pub const HEADS_PER_DAY_MAX: u32 = 300;
+/// Releases and un-releases of one vault that a holder takes in a day, of each kind.
+pub const RELEASES_PER_DAY_MAX: u32 = 300;
+/// What an owner's un-releases may take beyond offer and quota, in bytes: a full holder must not keep data from being saved.
+pub const UNRELEASE_BYTES_SPARED: u64 = 8 << 20;
 
 /// Whether a plan is taken. It counts against the quota of the node that the writer is certified for, and only that node may
 /// bring it, so nobody founds sets at another's expense.
@@ -141,6 +149,8 @@ pub fn judge_copyset(facts: &CopysetFacts<'_>, copyset: &Signed<Copyset>) -> Res
         return refuse(Refusal::WrongSlot, "this node has no slot in the copyset");
     } else if facts.copysets >= COPYSETS_PER_OWNER_MAX {
         return refuse(Refusal::Quota, format!("one owner may have {COPYSETS_PER_OWNER_MAX} copysets at a holder"));
+    } else if copyset.to_wire().len() as u64 > facts.free_bytes {
+        return refuse(Refusal::Full, "no room is left in what this node offers");
     }
     let planned = facts.budgets_bytes.saturating_add(copyset.slot_bytes_max);
     if facts.quota_bytes != 0
@@ -251,6 +261,71 @@ fn judge_again(known: &Stripe, stripe: &Stripe) -> Result<(), Refused> {
     if same { Ok(()) } else { refuse(Refusal::BadRecord, "another record of this pack is kept, with other roots") }
 }
 
+/// What a holder knows of the room that a record may take.
+#[derive(Debug, Clone, Copy)]
+pub struct RecordRoom {
+    /// What is kept of this owner in all, records included, in bytes.
+    pub owner_bytes: u64,
+    /// What one owner may store here, in bytes; 0 sets no limit.
+    pub quota_bytes: u64,
+    /// What is left of this node's offer, in bytes.
+    pub free_bytes: u64,
+    /// How many records of this kind were taken of the vault today.
+    pub today: u32,
+}
+
+impl RecordRoom {
+    fn judge(&self, bytes: u64, per_day_max: u32) -> Result<(), Refused> {
+        if self.quota_bytes != 0 && self.owner_bytes.saturating_add(bytes) > self.quota_bytes {
+            return refuse(Refusal::Quota, format!("the quota of {} bytes for one owner is used up here", self.quota_bytes));
+        }
+        if bytes > self.free_bytes {
+            return refuse(Refusal::Full, "no room is left in what this node offers");
+        }
+        self.judge_pace(per_day_max)
+    }
+
+    fn judge_pace(&self, per_day_max: u32) -> Result<(), Refused> {
+        if self.today >= per_day_max {
+            return refuse(Refusal::Busy, format!("{per_day_max} such records of one vault are taken in a day: try again later"));
+        }
+        Ok(())
+    }
+}
+
+/// A head that is kept, by what orders the heads of a seat: the writer's generation, of one generation the smaller key, then the
+/// sequence. A new writer's sequences begin anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeadRank {
+    /// Who wrote it.
+    pub fence: Fence,
+    /// Its sequence.
+    pub sequence: u64,
+}
+
+impl HeadRank {
+    /// The rank of a head.
+    pub fn of(head: &Head) -> Self {
+        Self { fence: Fence::of(&head.writer), sequence: head.sequence }
+    }
+
+    const fn order(&self) -> (u64, std::cmp::Reverse<PublicKey>, u64) {
+        (self.fence.generation, std::cmp::Reverse(self.fence.writer), self.sequence)
+    }
+}
+
+impl PartialOrd for HeadRank {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for HeadRank {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.order().cmp(&other.order())
+    }
+}
+
 /// What a holder knows when a head arrives.
 #[derive(Debug, Clone, Copy)]
 pub struct HeadFacts {
@@ -260,14 +335,10 @@ pub struct HeadFacts {
     pub fence: Option<Fence>,
     /// Whether this node holds a slot of any copyset of the vault: only holders keep heads.
     pub holds_vault: bool,
-    /// The newest head kept of the seat: its sequence, and whether it is this very head.
-    pub newest: Option<(u64, bool)>,
-    /// What is kept of this owner in all, heads included, in bytes.
-    pub owner_bytes: u64,
-    /// What one owner may store here, in bytes; 0 sets no limit.
-    pub quota_bytes: u64,
-    /// What is left of this node's offer, in bytes.
-    pub free_bytes: u64,
+    /// The newest head kept of the seat, and whether it is this very head.
+    pub newest: Option<(HeadRank, bool)>,
+    /// The room for it.
+    pub room: RecordRoom,
 }
 
 /// Whether a head is taken. Every head that was taken is kept for the retention floor, whatever comes after it.
@@ -280,61 +351,99 @@ pub fn judge_head(facts: &HeadFacts, head: &Signed<Head>) -> Result<(), Refused>
     if check_signed_by_writer(head, &head.writer).is_err() {
         return refuse(Refusal::Writer, "the writer did not sign the head");
     }
-    if !facts.holds_vault {
-        return refuse(Refusal::UnknownCopyset, "this node holds nothing of the vault: send a copyset first");
-    }
+    judge_holding(facts.holds_vault)?;
     match facts.newest {
         Some((_, true)) => return Ok(()),
-        Some((sequence, false)) if head.sequence <= sequence => {
-            return refuse(Refusal::OldSequence, format!("head {sequence} of this seat is kept, {} is not newer", head.sequence));
+        Some((newest, false)) if HeadRank::of(head) <= newest => {
+            let (generation, sequence) = (newest.fence.generation, newest.sequence);
+            return refuse(
+                Refusal::OldSequence,
+                format!(
+                    "head {sequence} of generation {generation} of this seat is kept, {} of {} is not newer",
+                    head.sequence, head.writer.generation
+                ),
+            );
         }
         _ => {}
     }
-    let bytes = head.sealed.0.len() as u64;
-    if bytes as usize > limits::HEAD_BYTES_MAX
-        || head.keys.len() > limits::RECIPIENTS_MAX
-        || head.to_wire().len() > limits::HEAD_BYTES_MAX
-    {
+    let bytes = head.to_wire().len();
+    if head.keys.len() > limits::RECIPIENTS_MAX || bytes > limits::HEAD_BYTES_MAX {
         return refuse(Refusal::BadRecord, "the head is too large");
     }
-    if facts.quota_bytes != 0 && facts.owner_bytes.saturating_add(bytes) > facts.quota_bytes {
-        return refuse(Refusal::Quota, format!("the quota of {} bytes for one owner is used up here", facts.quota_bytes));
-    }
-    if bytes > facts.free_bytes {
-        return refuse(Refusal::Full, "no room is left in what this node offers");
-    }
-    Ok(())
+    facts.room.judge(bytes as u64, HEADS_PER_DAY_MAX)
 }
 
-/// Whether a release is taken: it starts the retention floor for its packs, and deletes nothing. `newest` is the highest sequence
-/// that is kept of the releases of the same vault, seat and generation; 0 for none.
+fn judge_holding(holds_vault: bool) -> Result<(), Refused> {
+    if holds_vault {
+        Ok(())
+    } else {
+        refuse(Refusal::UnknownCopyset, "this node holds nothing of the vault: send a copyset first")
+    }
+}
+
+/// What a holder knows when a release arrives.
+#[derive(Debug, Clone, Copy)]
+pub struct ReleaseFacts {
+    /// What this node thinks of the sender.
+    pub standing: Standing,
+    /// The fence of the vault and the seat.
+    pub fence: Option<Fence>,
+    /// Whether this node holds a slot of any copyset of the vault.
+    pub holds_vault: bool,
+    /// The highest sequence that is kept of the releases of the same vault, seat and generation; 0 for none.
+    pub newest: u64,
+    /// The room for it.
+    pub room: RecordRoom,
+}
+
+/// Whether a release is taken: it starts the retention floor for its packs, and deletes nothing.
 ///
 /// # Errors
 /// Why not.
-pub fn judge_release(standing: Standing, fence: Option<Fence>, newest: u64, release: &Signed<Release>) -> Result<(), Refused> {
-    judge_member(standing)?;
-    judge_writer(&release.writer, fence)?;
+pub fn judge_release(facts: &ReleaseFacts, release: &Signed<Release>) -> Result<(), Refused> {
+    judge_member(facts.standing)?;
+    judge_writer(&release.writer, facts.fence)?;
     if check_signed_by_writer(release, &release.writer).is_err() {
         return refuse(Refusal::Writer, "the writer did not sign the release");
     }
-    judge_sequence(newest, release.sequence, release.packs.len())
+    judge_holding(facts.holds_vault)?;
+    judge_sequence(facts.newest, release.sequence, release.packs.len())?;
+    facts.room.judge(release.to_wire().len() as u64, RELEASES_PER_DAY_MAX)
 }
 
-/// Whether an un-release is taken: signed by the vault's root key, it needs no membership. `newest` is the highest sequence that is
-/// kept of the vault's un-releases; 0 for none.
+/// What a holder knows when an un-release arrives.
+#[derive(Debug, Clone, Copy)]
+pub struct UnreleaseFacts {
+    /// Whether this node holds a slot of any copyset of the vault.
+    pub holds_vault: bool,
+    /// The highest sequence that is kept of the vault's un-releases, which no release touches; 0 for none.
+    pub newest: u64,
+    /// What the vault's owner has of un-releases here, in bytes.
+    pub unrelease_bytes: u64,
+    /// The room for it.
+    pub room: RecordRoom,
+}
+
+/// Whether an un-release is taken: signed by the vault's root key, it needs no membership.
 ///
 /// # Errors
 /// Why not.
-pub fn judge_unrelease(newest: u64, unrelease: &Signed<Unrelease>) -> Result<(), Refused> {
+pub fn judge_unrelease(facts: &UnreleaseFacts, unrelease: &Signed<Unrelease>) -> Result<(), Refused> {
+    judge_holding(facts.holds_vault)?;
     if !unrelease.signed_by(&PublicKey(unrelease.vault.0)) {
         return refuse(Refusal::Writer, "the vault's root key did not sign the un-release");
     }
-    judge_sequence(newest, unrelease.sequence, unrelease.packs.len())
+    judge_sequence(facts.newest, unrelease.sequence, unrelease.packs.len())?;
+    let bytes = unrelease.to_wire().len() as u64;
+    if facts.unrelease_bytes.saturating_add(bytes) <= UNRELEASE_BYTES_SPARED {
+        return facts.room.judge_pace(RELEASES_PER_DAY_MAX);
+    }
+    facts.room.judge(bytes, RELEASES_PER_DAY_MAX)
 }
 
 fn judge_sequence(newest: u64, sequence: u64, packs: usize) -> Result<(), Refused> {
     if sequence <= newest {
-        return refuse(Refusal::OldSequence, format!("release {newest} of this vault is kept, {sequence} is not newer"));
+        return refuse(Refusal::OldSequence, format!("number {newest} of its kind is kept, {sequence} is not newer"));
     }
     if packs > limits::RELEASE_PACKS_MAX {
         return refuse(Refusal::BadRecord, format!("a release names at most {} packs", limits::RELEASE_PACKS_MAX));

@@ -1,25 +1,116 @@
 //! The records beside the shards: plans of copysets, writers, heads, releases. In memory is what decisions need; on disk is all of it.
+//!
+//! ```text
+//! Copyset      vault, copyset
+//! WriterCert   vault, seat, generation, writer
+//! Head         vault, seat, generation, sequence, hash
+//! Release      vault, 'r', seat, generation, sequence      a release by a writer
+//! Release      vault, 'u', sequence                        an un-release by the root key
+//! ```
+//!
+//! Numbers in keys are big-endian. Every record counts against the offer and against its owner's quota.
 
 use backmesh_format::copyset::{Copyset, Release, Unrelease};
 use backmesh_format::vault::{Head, WriterCert};
-use backmesh_format::{CopysetId, NodeId, RecordHash, Signed, VaultId, Wire};
-use backmesh_mesh::holding::Fence;
+use backmesh_format::{CopysetId, NodeId, PublicKey, RecordHash, Signed, VaultId, Wire};
+use backmesh_mesh::holding::{Fence, HeadRank};
 use backmesh_store::{Change, Records, RecordsError, Table};
-use std::collections::{BTreeMap, HashMap};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-/// Heads read at once while the list of them is made.
-const HEADS_AT_ONCE: usize = 16;
+#[cfg(test)]
+mod tests;
 
-/// A head by what orders it: the newest of a seat is the last.
-type HeadName = (u16, u64, RecordHash);
+/// Records read at once while what is kept is listed: heads may be a mebibyte each.
+const RECORDS_AT_ONCE: usize = 16;
+/// What a record costs beyond its own bytes: its key, its checksum and its share of a page.
+const RECORD_BYTES_EXTRA: u64 = 128;
+/// After so long the count of records taken begins anew.
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// What un-releases are marked with in their keys, and what releases are.
+const UNRELEASE: u8 = b'u';
+const RELEASE: u8 = b'r';
+
+/// A head, by what orders the heads of a vault: the newest of a seat is its last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct HeadName {
+    seat: u16,
+    rank: HeadRank,
+    /// Tells apart what a faulty writer numbered alike, and names the head to readers.
+    pub(super) hash: RecordHash,
+}
+
+impl HeadName {
+    fn of(head: &Signed<Head>) -> Self {
+        Self { seat: head.writer.seat, rank: HeadRank::of(head), hash: head.hash() }
+    }
+
+    /// What no head of a seat comes after.
+    const fn last_of(seat: u16) -> Self {
+        let fence = Fence { generation: u64::MAX, writer: PublicKey([0; 32]) };
+        Self { seat, rank: HeadRank { fence, sequence: u64::MAX }, hash: RecordHash([0xff; 32]) }
+    }
+
+    fn key(&self, vault: &VaultId) -> Vec<u8> {
+        let (seat, generation) = (self.seat.to_be_bytes(), self.rank.fence.generation.to_be_bytes());
+        [&vault.0[..], &seat, &generation, &self.rank.sequence.to_be_bytes(), &self.hash.0].concat()
+    }
+}
+
+/// Records of a kind that were taken within a day. It is not written down: a thief cannot start the holder again.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    since: Instant,
+    taken: u32,
+}
+
+impl Pace {
+    fn taken(&self, now: Instant) -> u32 {
+        if now.duration_since(self.since) < DAY { self.taken } else { 0 }
+    }
+}
+
+/// Kinds of record that are taken so many times a day.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Paced {
+    /// Heads.
+    Head,
+    /// Releases.
+    Release,
+    /// Un-releases.
+    Unrelease,
+}
+
+#[derive(Default)]
+struct OfVault {
+    copysets: BTreeMap<CopysetId, Arc<Signed<Copyset>>>,
+    heads: BTreeMap<HeadName, u64>,
+    fences: HashMap<u16, Fence>,
+    releases: HashMap<(u16, u64), u64>,
+    unreleased: u64,
+    unrelease_bytes: u64,
+    /// All records of the vault, in bytes.
+    bytes: u64,
+}
+
+#[derive(Default)]
+struct OfOwner {
+    /// Wide enough for a thousand plans of any size.
+    budgets_bytes: u128,
+    copysets: usize,
+    vaults: BTreeMap<VaultId, usize>,
+}
 
 #[derive(Default)]
 struct Known {
-    copysets: HashMap<(VaultId, CopysetId), Arc<Signed<Copyset>>>,
-    fences: HashMap<(VaultId, u16), Fence>,
-    heads: HashMap<VaultId, BTreeMap<HeadName, u64>>,
-    releases: HashMap<VaultId, u64>,
+    vaults: HashMap<VaultId, OfVault>,
+    owners: HashMap<NodeId, OfOwner>,
+    /// The keys of writers' certificates, so that one is counted once.
+    writers: HashSet<Vec<u8>>,
+    paces: HashMap<(VaultId, Paced), Pace>,
+    bytes: u64,
 }
 
 /// What is kept.
@@ -29,7 +120,7 @@ pub(super) struct Kept {
 }
 
 /// What is known of an owner, for decisions.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct OwnerFacts {
     /// The sum of its plans' budgets here, but for the one asked about.
     pub(super) budgets_bytes: u64,
@@ -37,158 +128,180 @@ pub(super) struct OwnerFacts {
     pub(super) copysets: usize,
 }
 
+/// What is kept of an owner: whose shards it has, and how much its records take.
+#[derive(Debug, Clone, Default)]
+pub(super) struct OwnerRecords {
+    /// Its vaults.
+    pub(super) vaults: Vec<VaultId>,
+    /// All their records, in bytes.
+    pub(super) bytes: u64,
+    /// The un-releases among them, in bytes.
+    pub(super) unrelease_bytes: u64,
+}
+
 impl Kept {
     pub(super) fn open(records: Arc<Records>) -> Result<Self, RecordsError> {
         let mut known = Known::default();
-        for (_, value) in records.scan(Table::Copyset, &[])? {
-            if let Ok(copyset) = Signed::<Copyset>::from_wire(&value) {
-                known.copysets.insert((copyset.writer.vault, copyset.copyset), Arc::new(copyset));
+        each(&records, Table::Copyset, |_, value| {
+            if let Ok(copyset) = Signed::<Copyset>::from_wire(value) {
+                known.list_copyset(Arc::new(copyset));
             }
-        }
-        for (_, value) in records.scan(Table::WriterCert, &[])? {
-            if let Ok(writer) = Signed::<WriterCert>::from_wire(&value) {
-                known.raise_fence(&writer);
+        })?;
+        each(&records, Table::WriterCert, |_, value| {
+            if let Ok(writer) = Signed::<WriterCert>::from_wire(value) {
+                known.list_writer(&writer);
             }
-        }
-        let mut after: Option<Vec<u8>> = None;
-        loop {
-            let some = records.scan_after(Table::Head, &[], after.as_deref(), HEADS_AT_ONCE)?;
-            for (_, value) in &some {
-                if let Ok(head) = Signed::<Head>::from_wire(value) {
-                    known.list_head(&head, value.len() as u64);
+        })?;
+        each(&records, Table::Head, |_, value| {
+            if let Ok(head) = Signed::<Head>::from_wire(value) {
+                known.list_head(&head, value.len());
+            }
+        })?;
+        each(&records, Table::Release, |key, value| {
+            if key.get(32) == Some(&UNRELEASE) {
+                if let Ok(unrelease) = Signed::<Unrelease>::from_wire(value) {
+                    known.list_unrelease(&unrelease, value.len());
                 }
+            } else if let Ok(release) = Signed::<Release>::from_wire(value) {
+                known.list_release(&release, value.len());
             }
-            match some.into_iter().last() {
-                Some((key, _)) => after = Some(key),
-                None => break,
-            }
-        }
-        for (key, _) in records.scan(Table::Release, &[])? {
-            if let (Some(vault), Some(sequence)) = (key.first_chunk::<32>(), key.last_chunk::<8>()) {
-                let newest = known.releases.entry(VaultId(*vault)).or_default();
-                *newest = (*newest).max(u64::from_be_bytes(*sequence));
-            }
-        }
+        })?;
         Ok(Self { records, known: Mutex::new(known) })
     }
 
+    /// The bytes of all records.
+    pub(super) fn bytes(&self) -> u64 {
+        self.known().bytes
+    }
+
     pub(super) fn copyset(&self, vault: &VaultId, copyset: &CopysetId) -> Option<Arc<Signed<Copyset>>> {
-        self.known().copysets.get(&(*vault, *copyset)).cloned()
+        self.known().vaults.get(vault)?.copysets.get(copyset).cloned()
     }
 
     /// A vault's plans behind `after`, in the order of their ids.
     pub(super) fn copysets_after(&self, vault: &VaultId, after: Option<&CopysetId>) -> Vec<Arc<Signed<Copyset>>> {
         let known = self.known();
-        let mut found: Vec<_> = known
-            .copysets
-            .values()
-            .filter(|set| set.writer.vault == *vault && after.is_none_or(|after| set.copyset > *after))
-            .cloned()
-            .collect();
-        found.sort_by_key(|set| set.copyset);
-        found
+        let all = known.vaults.get(vault).into_iter().flat_map(|of| &of.copysets);
+        all.filter(|(id, _)| after.is_none_or(|after| *id > after)).map(|(_, set)| Arc::clone(set)).collect()
     }
 
     pub(super) fn fence(&self, vault: &VaultId, seat: u16) -> Option<Fence> {
-        self.known().fences.get(&(*vault, seat)).copied()
+        self.known().vaults.get(vault)?.fences.get(&seat).copied()
     }
 
-    /// What the owner `node` has here, the set `but` left out.
-    pub(super) fn owner(&self, node: &NodeId, but: &CopysetId) -> OwnerFacts {
+    /// What the owner `node` has here, the set `but` left out of the budgets.
+    pub(super) fn owner(&self, node: &NodeId, but: (&VaultId, &CopysetId)) -> OwnerFacts {
         let known = self.known();
-        let own = known.copysets.values().filter(|set| set.writer.node == *node);
-        own.fold(OwnerFacts::default(), |facts, set| OwnerFacts {
-            budgets_bytes: facts.budgets_bytes + if set.copyset == *but { 0 } else { set.slot_bytes_max },
-            copysets: facts.copysets + 1,
-        })
+        let Some(owner) = known.owners.get(node) else { return OwnerFacts::default() };
+        let set = known.vaults.get(but.0).and_then(|of| of.copysets.get(but.1));
+        let own = set.filter(|set| set.writer.node == *node).map_or(0, |set| set.slot_bytes_max);
+        let budgets_bytes = owner.budgets_bytes.saturating_sub(own.into());
+        OwnerFacts { budgets_bytes: budgets_bytes.try_into().unwrap_or(u64::MAX), copysets: owner.copysets }
     }
 
-    /// The vaults that the writers on a node write to.
-    pub(super) fn vaults_of(&self, node: &NodeId) -> Vec<VaultId> {
+    /// What is kept of an owner.
+    pub(super) fn owner_records(&self, node: &NodeId) -> OwnerRecords {
         let known = self.known();
-        let mut vaults: Vec<VaultId> =
-            known.copysets.values().filter(|set| set.writer.node == *node).map(|set| set.writer.vault).collect();
-        vaults.sort_unstable();
-        vaults.dedup();
-        vaults
+        let vaults: Vec<VaultId> = known.owners.get(node).into_iter().flat_map(|of| of.vaults.keys().copied()).collect();
+        let sum = |field: fn(&OfVault) -> u64| vaults.iter().filter_map(|vault| known.vaults.get(vault)).map(field).sum();
+        let (bytes, unrelease_bytes) = (sum(|of| of.bytes), sum(|of| of.unrelease_bytes));
+        OwnerRecords { vaults, bytes, unrelease_bytes }
+    }
+
+    /// The node that writes to a vault; one of them where there are several.
+    pub(super) fn owner_of(&self, vault: &VaultId) -> Option<NodeId> {
+        self.known().vaults.get(vault)?.copysets.values().next().map(|set| set.writer.node)
     }
 
     pub(super) fn holds_vault(&self, vault: &VaultId) -> bool {
-        self.known().copysets.keys().any(|(of, _)| of == vault)
+        self.known().vaults.get(vault).is_some_and(|of| !of.copysets.is_empty())
+    }
+
+    /// How many records of a kind were taken of a vault within a day.
+    pub(super) fn taken_today(&self, vault: &VaultId, kind: Paced) -> u32 {
+        self.known().paces.get(&(*vault, kind)).map_or(0, |pace| pace.taken(Instant::now()))
     }
 
     /// Keeps a plan and its writer; durable when it returns.
     pub(super) fn put_copyset(&self, copyset: Signed<Copyset>) -> Result<(), RecordsError> {
-        let name = (copyset.writer.vault, copyset.copyset);
-        let key = [name.0.0, name.1.0].concat();
+        let key = [copyset.writer.vault.0, copyset.copyset.0].concat();
         self.records.apply(&[writer_change(&copyset.writer), Change::Put(Table::Copyset, key, copyset.to_wire())])?;
         let mut known = self.known();
-        known.raise_fence(&copyset.writer);
-        known.copysets.insert(name, Arc::new(copyset));
+        known.list_writer(&copyset.writer);
+        known.list_copyset(Arc::new(copyset));
         Ok(())
     }
 
-    /// The newest head of a seat: its sequence and its name.
-    pub(super) fn newest_head(&self, vault: &VaultId, seat: u16) -> Option<(u64, RecordHash)> {
+    /// The newest head of a seat: its rank and its name.
+    pub(super) fn newest_head(&self, vault: &VaultId, seat: u16) -> Option<(HeadRank, RecordHash)> {
         let known = self.known();
-        let (name, _) = known
-            .heads
-            .get(vault)?
-            .range((seat, 0, RecordHash([0; 32]))..=(seat, u64::MAX, RecordHash([255; 32])))
-            .next_back()?;
-        Some((name.1, name.2))
+        let (name, _) = known.vaults.get(vault)?.heads.range(..=HeadName::last_of(seat)).next_back()?;
+        (name.seat == seat).then_some((name.rank, name.hash))
     }
 
-    /// All heads of a vault, the highest sequence first, each with its length.
+    /// All heads of a vault, the newest first by generation and sequence, each with its length.
     pub(super) fn heads(&self, vault: &VaultId) -> Vec<(HeadName, u64)> {
-        let mut heads: Vec<(HeadName, u64)> =
-            self.known().heads.get(vault).into_iter().flatten().map(|(name, bytes)| (*name, *bytes)).collect();
-        heads.sort_by_key(|((seat, sequence, hash), _)| (std::cmp::Reverse(*sequence), *seat, *hash));
+        let known = self.known();
+        let of_vault = known.vaults.get(vault).into_iter().flat_map(|of| &of.heads);
+        let mut heads: Vec<(HeadName, u64)> = of_vault.map(|(name, bytes)| (*name, *bytes)).collect();
+        heads.sort_by_key(|(name, _)| (Reverse(name.rank), name.seat, name.hash));
         heads
     }
 
-    /// The bytes of all heads of a vault.
-    pub(super) fn heads_bytes(&self, vault: &VaultId) -> u64 {
-        self.known().heads.get(vault).map_or(0, |heads| heads.values().sum())
-    }
-
     pub(super) fn head(&self, vault: &VaultId, name: &HeadName) -> Result<Option<Signed<Head>>, RecordsError> {
-        let bytes = self.records.get(Table::Head, &head_key(vault, name))?;
+        let bytes = self.records.get(Table::Head, &name.key(vault))?;
         Ok(bytes.and_then(|bytes| Signed::from_wire(&bytes).ok()))
     }
 
     /// Keeps a head and its writer; durable when it returns. Every head that was kept stays.
     pub(super) fn put_head(&self, head: &Signed<Head>) -> Result<(), RecordsError> {
-        let name = (head.writer.seat, head.sequence, head.hash());
+        let key = HeadName::of(head).key(&head.writer.vault);
         let bytes = head.to_wire();
-        let length = bytes.len() as u64;
-        self.records
-            .apply(&[writer_change(&head.writer), Change::Put(Table::Head, head_key(&head.writer.vault, &name), bytes)])?;
+        let length = bytes.len();
+        self.records.apply(&[writer_change(&head.writer), Change::Put(Table::Head, key, bytes)])?;
         let mut known = self.known();
-        known.raise_fence(&head.writer);
+        known.list_writer(&head.writer);
         known.list_head(head, length);
+        known.count(head.writer.vault, Paced::Head);
         Ok(())
     }
 
-    /// The highest sequence of a release or un-release of a vault.
-    pub(super) fn newest_release(&self, vault: &VaultId) -> u64 {
-        self.known().releases.get(vault).copied().unwrap_or(0)
+    /// The highest sequence of the releases of a vault by the writers of one seat and generation.
+    pub(super) fn newest_release(&self, writer: &WriterCert) -> u64 {
+        let known = self.known();
+        let of_vault = known.vaults.get(&writer.vault);
+        of_vault.and_then(|of| of.releases.get(&(writer.seat, writer.generation)).copied()).unwrap_or(0)
+    }
+
+    /// The highest sequence of a vault's un-releases.
+    pub(super) fn newest_unrelease(&self, vault: &VaultId) -> u64 {
+        self.known().vaults.get(vault).map_or(0, |of| of.unreleased)
     }
 
     /// Keeps a release. Nothing is deleted: the time from which the retention floor counts is that of this record.
     pub(super) fn put_release(&self, release: &Signed<Release>) -> Result<(), RecordsError> {
-        self.put_releasing(&release.writer.vault, release.sequence, b"r", release.to_wire())
+        let writer = &release.writer;
+        let (seat, generation) = (writer.seat.to_be_bytes(), writer.generation.to_be_bytes());
+        let key = [&writer.vault.0[..], &[RELEASE], &seat, &generation, &release.sequence.to_be_bytes()].concat();
+        let bytes = release.to_wire();
+        let length = bytes.len();
+        self.records.apply(&[writer_change(writer), Change::Put(Table::Release, key, bytes)])?;
+        let mut known = self.known();
+        known.list_writer(writer);
+        known.list_release(release, length);
+        known.count(writer.vault, Paced::Release);
+        Ok(())
     }
 
     /// Keeps an un-release.
     pub(super) fn put_unrelease(&self, unrelease: &Signed<Unrelease>) -> Result<(), RecordsError> {
-        self.put_releasing(&unrelease.vault, unrelease.sequence, b"u", unrelease.to_wire())
-    }
-
-    fn put_releasing(&self, vault: &VaultId, sequence: u64, kind: &[u8], record: Vec<u8>) -> Result<(), RecordsError> {
-        let key = [&vault.0[..], kind, &sequence.to_be_bytes()].concat();
-        self.records.apply(&[Change::Put(Table::Release, key, record)])?;
-        self.known().releases.insert(*vault, sequence);
+        let key = [&unrelease.vault.0[..], &[UNRELEASE], &unrelease.sequence.to_be_bytes()].concat();
+        let bytes = unrelease.to_wire();
+        let length = bytes.len();
+        self.records.apply(&[Change::Put(Table::Release, key, bytes)])?;
+        let mut known = self.known();
+        known.list_unrelease(unrelease, length);
+        known.count(unrelease.vault, Paced::Unrelease);
         Ok(())
     }
 
@@ -197,27 +310,94 @@ impl Kept {
     }
 }
 
+/// Shows every record of a table, few at a time.
+fn each(records: &Records, table: Table, mut show: impl FnMut(&[u8], &[u8])) -> Result<(), RecordsError> {
+    let mut after: Option<Vec<u8>> = None;
+    loop {
+        let some = records.scan_after(table, &[], after.as_deref(), RECORDS_AT_ONCE)?;
+        some.iter().for_each(|(key, value)| show(key, value));
+        match some.into_iter().last() {
+            Some((key, _)) => after = Some(key),
+            None => return Ok(()),
+        }
+    }
+}
+
+fn cost(bytes: usize) -> u64 {
+    bytes as u64 + RECORD_BYTES_EXTRA
+}
+
 impl Known {
-    fn raise_fence(&mut self, writer: &WriterCert) {
+    /// The vault, which now takes so much more.
+    fn charge(&mut self, vault: VaultId, bytes: u64) -> &mut OfVault {
+        self.bytes += bytes;
+        let of = self.vaults.entry(vault).or_default();
+        of.bytes += bytes;
+        of
+    }
+
+    fn count(&mut self, vault: VaultId, kind: Paced) {
+        let now = Instant::now();
+        self.paces.retain(|_, pace| pace.taken(now) > 0);
+        self.paces.entry((vault, kind)).or_insert(Pace { since: now, taken: 0 }).taken += 1;
+    }
+
+    fn list_writer(&mut self, writer: &Signed<WriterCert>) {
+        if self.writers.insert(writer_key(writer)) {
+            self.charge(writer.vault, cost(writer.to_wire().len()));
+        }
         let fence = Fence::of(writer);
-        let known = self.fences.entry((writer.vault, writer.seat)).or_insert(fence);
+        let known = self.vaults.entry(writer.vault).or_default().fences.entry(writer.seat).or_insert(fence);
         if known.lets_pass(&fence) {
             *known = fence;
         }
     }
 
-    fn list_head(&mut self, head: &Signed<Head>, bytes: u64) {
-        let name = (head.writer.seat, head.sequence, head.hash());
-        self.heads.entry(head.writer.vault).or_default().insert(name, bytes);
+    fn list_copyset(&mut self, copyset: Arc<Signed<Copyset>>) {
+        let vault = copyset.writer.vault;
+        let owner = self.owners.entry(copyset.writer.node).or_default();
+        owner.budgets_bytes += u128::from(copyset.slot_bytes_max);
+        owner.copysets += 1;
+        *owner.vaults.entry(vault).or_default() += 1;
+        let of = self.charge(vault, cost(copyset.to_wire().len()));
+        let Some(before) = of.copysets.insert(copyset.copyset, copyset) else { return };
+        let bytes = cost(before.to_wire().len());
+        of.bytes = of.bytes.saturating_sub(bytes);
+        self.bytes = self.bytes.saturating_sub(bytes);
+        let Some(owner) = self.owners.get_mut(&before.writer.node) else { return };
+        owner.budgets_bytes = owner.budgets_bytes.saturating_sub(before.slot_bytes_max.into());
+        owner.copysets -= 1;
+        if let Some(sets) = owner.vaults.get_mut(&vault) {
+            *sets -= 1;
+            if *sets == 0 {
+                owner.vaults.remove(&vault);
+            }
+        }
     }
+
+    fn list_head(&mut self, head: &Signed<Head>, bytes: usize) {
+        self.charge(head.writer.vault, cost(bytes)).heads.insert(HeadName::of(head), bytes as u64);
+    }
+
+    fn list_release(&mut self, release: &Signed<Release>, bytes: usize) {
+        let writer = &release.writer;
+        let releases = &mut self.charge(writer.vault, cost(bytes)).releases;
+        let newest = releases.entry((writer.seat, writer.generation)).or_default();
+        *newest = (*newest).max(release.sequence);
+    }
+
+    fn list_unrelease(&mut self, unrelease: &Signed<Unrelease>, bytes: usize) {
+        let of = self.charge(unrelease.vault, cost(bytes));
+        of.unreleased = of.unreleased.max(unrelease.sequence);
+        of.unrelease_bytes += cost(bytes);
+    }
+}
+
+fn writer_key(writer: &WriterCert) -> Vec<u8> {
+    [&writer.vault.0[..], &writer.seat.to_be_bytes(), &writer.generation.to_be_bytes(), &writer.writer.0].concat()
 }
 
 /// All writers' certificates are kept: who repairs a stripe of an earlier generation has to check its signature.
 fn writer_change(writer: &Signed<WriterCert>) -> Change {
-    let key = [&writer.vault.0[..], &writer.seat.to_be_bytes(), &writer.generation.to_be_bytes(), &writer.writer.0].concat();
-    Change::Put(Table::WriterCert, key, writer.to_wire())
-}
-
-fn head_key(vault: &VaultId, (seat, sequence, hash): &HeadName) -> Vec<u8> {
-    [&vault.0[..], &seat.to_be_bytes(), &sequence.to_be_bytes(), &hash.0].concat()
+    Change::Put(Table::WriterCert, writer_key(writer), writer.to_wire())
 }

@@ -1,11 +1,12 @@
 //! The read stream: whoever proves the right to a vault is given its heads, plans and shards. Shards are checked against their root
-//! each time they are read; a bad one is never served.
+//! each time they are read; a bad one is never served. A request is worked on once there is memory for its answer, which stays taken
+//! until the answer is sent.
 
 use super::Holder;
 use anyhow::{Context, bail};
 use backmesh_codec::tree::{self, ProveError};
 use backmesh_format::stripe::Stripe;
-use backmesh_format::{CopysetId, NodeId, PackId, RecordHash, Signed, VaultId, Wire};
+use backmesh_format::{CopysetId, NodeId, PackId, RecordHash, Signed, VaultId, Wire, limits};
 use backmesh_mesh::holding::{ReadProof, Refused, judge_reader};
 use backmesh_mesh::message::{
     READ_LIST_BYTES_MAX, READ_PACKS_MAX, READ_REQUEST_FRAME_BYTES_MAX, ReadReply, ReadRequest, Refusal,
@@ -17,13 +18,27 @@ use std::time::Duration;
 
 /// How long a stranger may take to prove its right.
 const PROOF_LIMIT: Duration = Duration::from_secs(10);
+/// What a list takes while it is made, in bytes: its records, and the frame.
+const LIST_BYTES: usize = 2 * READ_LIST_BYTES_MAX + limits::HEAD_BYTES_MAX;
+/// What any other answer takes at most, in bytes, shards left out.
+const ANSWER_BYTES: usize = 256 << 10;
 
 pub(super) async fn serve(holder: &Arc<Holder>, peer: NodeId, stream: Stream) -> anyhow::Result<()> {
     let (mut reader, mut writer) = stream.split();
+    let Some(pass) = holder.reading.enter(peer) else {
+        return send(&mut writer, &refused(0, Refusal::Busy, "too many read streams are open: use those")).await;
+    };
     let proof = tokio::time::timeout(PROOF_LIMIT, check_proof(holder, peer, &mut reader, &mut writer)).await;
     let vault = proof.context("no proof came in time")??;
     while let Some(frame) = reader.next(READ_REQUEST_FRAME_BYTES_MAX).await? {
         let request = ReadRequest::decode(&frame).context("a request that cannot be read")?;
+        let worker = Arc::clone(holder);
+        let (request, bytes) = tokio::task::spawn_blocking(move || {
+            let bytes = answer_bytes(&worker, &vault, &request);
+            (request, bytes)
+        })
+        .await?;
+        let _room = pass.room(bytes).await.context("the node is ending")?;
         let worker = Arc::clone(holder);
         let reply = tokio::task::spawn_blocking(move || answer(&worker, &vault, request)).await?;
         let (fields, tail) = reply.encode_parts();
@@ -61,6 +76,22 @@ async fn send(writer: &mut FrameWriter, reply: &ReadReply) -> anyhow::Result<()>
     Ok(writer.flush().await?)
 }
 
+/// How much memory an answer may take. For a range the whole shard is read, as its proof needs all of it.
+fn answer_bytes(holder: &Holder, vault: &VaultId, request: &ReadRequest) -> usize {
+    match request {
+        ReadRequest::Heads { .. } | ReadRequest::Copysets { .. } => LIST_BYTES,
+        ReadRequest::Range { pack, shard, bytes, .. } => {
+            let key = ShelfKey { vault: *vault, pack: *pack, shard: *shard };
+            let record = holder.shelf.record(&key).ok().flatten();
+            let stripe = record.and_then(|record| Signed::<Stripe>::from_wire(&record).ok());
+            let whole = stripe.map_or(0, |stripe| stripe.shard_bytes);
+            let range = (*bytes).min(whole);
+            whole as usize + range as usize + range as usize / 64 + ANSWER_BYTES
+        }
+        _ => ANSWER_BYTES,
+    }
+}
+
 fn answer(holder: &Holder, vault: &VaultId, request: ReadRequest) -> ReadReply {
     match request {
         ReadRequest::Prove { .. } => refused(0, Refusal::Proof, "the proof was given already"),
@@ -88,7 +119,7 @@ fn refused(call: u64, reason: Refusal, text: &str) -> ReadReply {
 
 fn heads(holder: &Holder, vault: &VaultId, call: u64, after: Option<RecordHash>) -> ReadReply {
     let all = holder.kept.heads(vault);
-    let from = after.and_then(|after| all.iter().position(|((_, _, hash), _)| *hash == after)).map_or(0, |at| at + 1);
+    let from = after.and_then(|after| all.iter().position(|(name, _)| name.hash == after)).map_or(0, |at| at + 1);
     let (mut heads, mut sum, mut more) = (Vec::new(), 0, false);
     for (name, bytes) in &all[from..] {
         if !heads.is_empty() && sum + bytes > READ_LIST_BYTES_MAX as u64 {
@@ -126,36 +157,30 @@ fn stripe(holder: &Holder, vault: &VaultId, pack: &PackId) -> Option<Signed<Stri
 }
 
 fn range(holder: &Holder, key: &ShelfKey, call: u64, offset: u32, bytes: u32, with_stripe: bool) -> ReadReply {
+    if holder.damaged.has(key) {
+        return ReadReply::Missing { call };
+    }
+    let bad = |what: &str| {
+        holder.damaged.note(key, what);
+        ReadReply::Missing { call }
+    };
     let stored = match holder.shelf.read(key) {
         Ok(Some(stored)) => stored,
         Ok(None) => return ReadReply::Missing { call },
+        Err(error @ (ShelfError::Damaged { .. } | ShelfError::Gone { .. })) => return bad(&error.to_string()),
         Err(error) => {
-            return bad_shard(
-                key,
-                call,
-                &error.to_string(),
-                matches!(error, ShelfError::Damaged { .. } | ShelfError::Gone { .. }),
-            );
+            tracing::warn!(pack = %key.pack, shard = key.shard, "a shard on the shelf could not be read: {error}");
+            return refused(call, Refusal::Failed, "this node's disk failed");
         }
     };
-    let Ok(stripe) = Signed::<Stripe>::from_wire(&stored.record) else {
-        return bad_shard(key, call, "its record cannot be read", true);
-    };
-    let Some(root) = stripe.shard_roots.get(usize::from(key.shard)) else {
-        return bad_shard(key, call, "its record does not name it", true);
-    };
+    let Ok(stripe) = Signed::<Stripe>::from_wire(&stored.record) else { return bad("its record cannot be read") };
+    let Some(root) = stripe.shard_roots.get(usize::from(key.shard)) else { return bad("its record does not name it") };
     let end = u64::from(offset) + u64::from(bytes);
     match tree::prove(root, &stored.bytes, u64::from(offset)..end) {
         Ok(proof) => ReadReply::Range { call, stripe: with_stripe.then(|| Box::new(stripe)), proof },
         Err(ProveError::Range { .. }) => refused(call, Refusal::Range, "the range is not within the shard"),
-        Err(ProveError::Damaged) => bad_shard(key, call, "its bytes are not those of its root", true),
+        Err(ProveError::Damaged) => bad("its bytes are not those of its root"),
     }
-}
-
-/// A shard that cannot be given, and, where its bytes are bad, that somebody has to know.
-fn bad_shard(key: &ShelfKey, call: u64, what: &str, damaged: bool) -> ReadReply {
-    tracing::warn!(pack = %key.pack, shard = key.shard, "a shard on the shelf cannot be served: {what}");
-    if damaged { ReadReply::Missing { call } } else { refused(call, Refusal::Failed, "this node's disk failed") }
 }
 
 fn packs(holder: &Holder, vault: &VaultId, call: u64, copyset: &CopysetId, after: Option<PackId>) -> ReadReply {

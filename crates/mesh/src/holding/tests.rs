@@ -17,7 +17,12 @@ fn plan_facts(me: u64) -> CopysetFacts<'static> {
         budgets_bytes: 0,
         quota_bytes: 0,
         copysets: 0,
+        free_bytes: 1 << 20,
     }
+}
+
+fn room() -> RecordRoom {
+    RecordRoom { owner_bytes: 0, quota_bytes: 0, free_bytes: 1 << 20, today: 0 }
 }
 
 #[test]
@@ -42,6 +47,8 @@ fn plans() {
     check(&CopysetFacts { known: Some(&plan), ..plan_facts(2) }, &newer, None);
     check(&CopysetFacts { known: Some(&plan), ..plan_facts(2) }, &plan, None);
     check(&CopysetFacts { known: Some(&newer), ..plan_facts(2) }, &plan, Some(Refusal::OldSequence));
+    check(&CopysetFacts { free_bytes: 10, ..plan_facts(2) }, &plan, Some(Refusal::Full));
+    check(&CopysetFacts { free_bytes: 0, known: Some(&plan), ..plan_facts(2) }, &newer, None);
 }
 
 #[test]
@@ -89,38 +96,50 @@ fn shards() {
     assert_eq!(reason(judge_shard(&mine, &forged, 0)), Some(Refusal::Writer));
 }
 
+fn head_of(cert: &Signed<WriterCert>, sequence: u64, by: u64) -> Signed<Head> {
+    let head = Head {
+        writer: cert.clone(),
+        sequence,
+        previous: None,
+        written_at: 0,
+        keys: Vec::new(),
+        sealed: backmesh_format::Bytes(vec![0; 4096]),
+    };
+    sign(head, &[4_000 + by])
+}
+
 #[test]
 fn heads() {
     let cert = writer(1, 1, 1, 1);
-    let head = |sequence: u64, by: u64| {
-        let head = Head {
-            writer: cert.clone(),
-            sequence,
-            previous: None,
-            written_at: 0,
-            keys: Vec::new(),
-            sealed: backmesh_format::Bytes(vec![0; 4096]),
-        };
-        sign(head, &[4_000 + by])
-    };
-    let facts = HeadFacts {
-        standing: Standing::Accepted,
-        fence: None,
-        holds_vault: true,
-        newest: None,
-        owner_bytes: 0,
-        quota_bytes: 0,
-        free_bytes: 1 << 20,
-    };
+    let head = |sequence: u64, by: u64| head_of(&cert, sequence, by);
+    let facts = HeadFacts { standing: Standing::Accepted, fence: None, holds_vault: true, newest: None, room: room() };
     let check = |facts: &HeadFacts, head: &Signed<Head>, expected| assert_eq!(reason(judge_head(facts, head)), expected);
+    let newest = |sequence, same| Some((HeadRank { fence: Fence::of(&cert), sequence }, same));
+    let with = |room: RecordRoom| HeadFacts { room, ..facts };
     check(&facts, &head(1, 1), None);
     check(&facts, &head(1, 2), Some(Refusal::Writer));
-    check(&HeadFacts { newest: Some((1, false)), ..facts }, &head(2, 1), None);
-    check(&HeadFacts { newest: Some((2, false)), ..facts }, &head(2, 1), Some(Refusal::OldSequence));
-    check(&HeadFacts { newest: Some((2, true)), ..facts }, &head(2, 1), None);
+    check(&HeadFacts { newest: newest(1, false), ..facts }, &head(2, 1), None);
+    check(&HeadFacts { newest: newest(2, false), ..facts }, &head(2, 1), Some(Refusal::OldSequence));
+    check(&HeadFacts { newest: newest(2, true), ..facts }, &head(2, 1), None);
     check(&HeadFacts { holds_vault: false, ..facts }, &head(1, 1), Some(Refusal::UnknownCopyset));
-    check(&HeadFacts { free_bytes: 10, ..facts }, &head(1, 1), Some(Refusal::Full));
+    check(&with(RecordRoom { free_bytes: 10, ..room() }), &head(1, 1), Some(Refusal::Full));
+    check(&with(RecordRoom { quota_bytes: 5_000, owner_bytes: 1_000, ..room() }), &head(1, 1), Some(Refusal::Quota));
+    check(&with(RecordRoom { today: HEADS_PER_DAY_MAX, ..room() }), &head(1, 1), Some(Refusal::Busy));
     check(&HeadFacts { fence: Some(Fence::of(&writer(1, 2, 2, 2))), ..facts }, &head(1, 1), Some(Refusal::Fenced));
+}
+
+#[test]
+fn a_new_generation_begins_its_sequences_anew() {
+    let (old, new) = (writer(1, 1, 1, 1), writer(1, 2, 2, 2));
+    let newest = Some((HeadRank { fence: Fence::of(&old), sequence: 900 }, false));
+    let facts = HeadFacts { standing: Standing::Accepted, fence: Some(Fence::of(&old)), holds_vault: true, newest, room: room() };
+    assert_eq!(reason(judge_head(&facts, &head_of(&new, 1, 2))), None);
+    assert_eq!(reason(judge_head(&facts, &head_of(&old, 1, 1))), Some(Refusal::OldSequence));
+    let (a, b) = (writer(1, 1, 2, 1), writer(1, 2, 2, 2));
+    let (winner, by, loser) = if Fence::of(&a).lets_pass(&Fence::of(&b)) { (b, 2, a) } else { (a, 1, b) };
+    let newest = Some((HeadRank { fence: Fence::of(&loser), sequence: 900 }, false));
+    let facts = HeadFacts { fence: Some(Fence::of(&loser)), newest, ..facts };
+    assert_eq!(reason(judge_head(&facts, &head_of(&winner, 1, by))), None, "the smaller key of one generation");
 }
 
 #[test]
@@ -169,11 +188,30 @@ fn releases() {
             &[4_000 + by],
         )
     };
-    assert_eq!(reason(judge_release(Standing::Accepted, None, 0, &release(1, 1))), None);
-    assert_eq!(reason(judge_release(Standing::Accepted, None, 1, &release(1, 1))), Some(Refusal::OldSequence));
-    assert_eq!(reason(judge_release(Standing::Accepted, None, 0, &release(1, 2))), Some(Refusal::Writer));
+    let facts = ReleaseFacts { standing: Standing::Accepted, fence: None, holds_vault: true, newest: 0, room: room() };
+    let check = |facts: &ReleaseFacts, by: u64, expected| assert_eq!(reason(judge_release(facts, &release(1, by))), expected);
+    let with = |room: RecordRoom| ReleaseFacts { room, ..facts };
+    check(&facts, 1, None);
+    check(&ReleaseFacts { newest: 1, ..facts }, 1, Some(Refusal::OldSequence));
+    check(&facts, 2, Some(Refusal::Writer));
+    check(&ReleaseFacts { standing: Standing::Guest, ..facts }, 1, Some(Refusal::NotMember));
+    check(&ReleaseFacts { holds_vault: false, ..facts }, 1, Some(Refusal::UnknownCopyset));
+    check(&with(RecordRoom { free_bytes: 10, ..room() }), 1, Some(Refusal::Full));
+    check(&with(RecordRoom { quota_bytes: 10, ..room() }), 1, Some(Refusal::Quota));
+    check(&with(RecordRoom { today: RELEASES_PER_DAY_MAX, ..room() }), 1, Some(Refusal::Busy));
+}
+
+#[test]
+fn un_releases() {
     let back = |by: u64| sign(Unrelease { vault: vault_id(1), sequence: 2, generations_void: 0, packs: Vec::new() }, &[by]);
-    assert_eq!(reason(judge_unrelease(1, &back(3_001))), None);
-    assert_eq!(reason(judge_unrelease(1, &back(4_001))), Some(Refusal::Writer));
-    assert_eq!(reason(judge_unrelease(2, &back(3_001))), Some(Refusal::OldSequence));
+    let facts = UnreleaseFacts { holds_vault: true, newest: 1, unrelease_bytes: 0, room: room() };
+    let check = |facts: &UnreleaseFacts, by: u64, expected| assert_eq!(reason(judge_unrelease(facts, &back(by))), expected);
+    check(&facts, 3_001, None);
+    check(&facts, 4_001, Some(Refusal::Writer));
+    check(&UnreleaseFacts { newest: 2, ..facts }, 3_001, Some(Refusal::OldSequence));
+    check(&UnreleaseFacts { holds_vault: false, ..facts }, 3_001, Some(Refusal::UnknownCopyset));
+    let full = RecordRoom { free_bytes: 0, ..room() };
+    check(&UnreleaseFacts { room: full, ..facts }, 3_001, None);
+    check(&UnreleaseFacts { room: full, unrelease_bytes: UNRELEASE_BYTES_SPARED, ..facts }, 3_001, Some(Refusal::Full));
+    check(&UnreleaseFacts { room: RecordRoom { today: RELEASES_PER_DAY_MAX, ..room() }, ..facts }, 3_001, Some(Refusal::Busy));
 }
