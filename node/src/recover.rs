@@ -240,7 +240,10 @@ async fn redial(net: Net, fetcher: Arc<Fetcher>, named: BTreeSet<NodeId>, mut ad
         }
         connect(&net, &before, &addresses).await;
         let after = missing(&net, &fetcher, &named);
-        before.difference(&after).for_each(|holder| fetcher.came_back(*holder));
+        for holder in before.difference(&after) {
+            fetcher.learn_sets_of(*holder).await;
+            fetcher.came_back(*holder);
+        }
         if after != told && !after.is_empty() {
             report.progress(waiting_for(&fetcher, &after));
         }

@@ -124,9 +124,11 @@ pub(crate) async fn survey(net: &Net, fetcher: &Fetcher, first: impl IntoIterato
 
 async fn ask(fetcher: &Fetcher, member: NodeId, wanted: Heads) -> Said {
     let located = fetcher.locate(member).await;
-    let heads = fetcher.heads_of(member, wanted).await;
+    if located.is_none() {
+        return Said { located, heads: None };
+    }
     fetcher.learn_sets_of(member).await;
-    Said { located, heads }
+    Said { located, heads: fetcher.heads_of(member, wanted).await }
 }
 
 /// Connects to all of `members` at once, each at the first of its addresses that answers.

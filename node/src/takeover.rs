@@ -71,18 +71,21 @@ fn judge(fetcher: &Fetcher, asked: &Asked) -> Result<(Signed<Head>, HeadBody), S
     if heads.is_empty() || !heard_enough(&sets, asked) {
         let holders: BTreeSet<NodeId> = asked.named.iter().copied().chain(fetcher.holders()).collect();
         let silent: Vec<String> = holders.difference(&asked.heard).map(|holder| fetcher.name_of(holder)).collect();
-        let silent = if silent.is_empty() { "others".to_owned() } else { silent.join(", ") };
-        return Err(format!(
-            "{} of {} holders were heard, and a newer state may be at the rest: {silent}",
-            holders.intersection(&asked.heard).count(),
-            holders.len()
-        ));
+        let count = format!("{} of its {} holders were heard", holders.intersection(&asked.heard).count(), holders.len());
+        return Err(match (heads.is_empty(), silent.is_empty()) {
+            (true, true) => format!("{count}, and none has a state of it: did a backup ever reach its end?"),
+            (_, true) => format!("{count}, and nobody says who the others are"),
+            (_, false) => format!("{count}, and a newer state may be at the others: {}", silent.join(", ")),
+        });
     }
     let mut failed = String::new();
     for head in heads {
         match fetcher.unsealing().open_head(head) {
             Ok(body) => return Ok((head.clone(), body)),
-            Err(error) => failed = error.to_string(),
+            Err(error) => {
+                tracing::warn!(generation = head.writer.generation, sequence = head.sequence, "a head is passed over: {error}");
+                failed = error.to_string();
+            }
         }
     }
     Err(failed)

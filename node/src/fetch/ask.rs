@@ -8,10 +8,12 @@ use backmesh_format::{NodeId, PublicKey, Signed};
 use backmesh_mesh::message::{ReadReply, ReadRequest};
 use std::collections::HashSet;
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// How long one answer may take.
 const ASK_LIMIT: Duration = Duration::from_secs(10);
+/// How long one list may take, however many answers it has.
+const LIST_LIMIT: Duration = Duration::from_secs(30);
 /// Heads taken from one holder. A head lists the snapshots before it, so older ones only matter where a thief wrote the newer.
 const HEADS_MAX: usize = 1024;
 /// Copysets taken from one holder.
@@ -30,10 +32,10 @@ impl Fetcher {
     /// Asks one member for the vault's heads, checked but not opened; none where it does not answer.
     pub(crate) async fn heads_of(&self, holder: NodeId, wanted: Heads) -> Option<Vec<Signed<Head>>> {
         let (mut heads, mut seen) = (Vec::new(), HashSet::new());
-        let mut after = None;
+        let (mut after, limit) = (None, Instant::now() + LIST_LIMIT);
         loop {
             let request = move |call| ReadRequest::Heads { call, after }.encode();
-            let reply = timeout(ASK_LIMIT, self.lanes.ask(holder, request)).await;
+            let reply = timeout_at(limit.min(Instant::now() + ASK_LIMIT), self.lanes.ask(holder, request)).await;
             let Ok(Ok(reply)) = reply else { return if heads.is_empty() { None } else { Some(heads) } };
             let ReadReply::Heads { heads: some, more, .. } = reply else { return Some(heads) };
             let before = seen.len();
@@ -54,10 +56,11 @@ impl Fetcher {
     /// Asks one member for the vault's copysets and learns them; whether it answered.
     pub(crate) async fn learn_sets_of(&self, holder: NodeId) -> bool {
         let mut seen = HashSet::new();
-        let mut after = None;
+        let (mut after, limit) = (None, Instant::now() + LIST_LIMIT);
         loop {
             let request = move |call| ReadRequest::Copysets { call, after }.encode();
-            let Ok(Ok(reply)) = timeout(ASK_LIMIT, self.lanes.ask(holder, request)).await else { return false };
+            let reply = timeout_at(limit.min(Instant::now() + ASK_LIMIT), self.lanes.ask(holder, request)).await;
+            let Ok(Ok(reply)) = reply else { return false };
             let ReadReply::Copysets { copysets: sets, more, .. } = reply else { return true };
             let before = seen.len();
             after = sets.last().map(|set| set.copyset);
