@@ -224,6 +224,10 @@ impl<'a> Work<'a> {
                 self.go_on()?;
                 self.entry(key, entry)?;
             }
+            // Nothing at all is no restore with problems.
+            if let Some(error) = portion.errors.first().filter(|_| self.result.entries == 0) {
+                return Err(unreadable(error));
+            }
             for error in portion.errors {
                 let message = format!("a part of the catalogue cannot be read, and what it lists is missing: {error}");
                 self.report.problem(Problem::at(&[b"/", path].concat(), message));
