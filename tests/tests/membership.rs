@@ -137,7 +137,11 @@ fn a_vault_moves_to_another_machine() {
         heir.run(&["--json", "join", &group.token(&[]), "--name", "heir", "--offer", "1GiB", "--phrase-file", text(&phrase)]);
     assert_eq!(joined.expect(0).result()["takeover"], true);
     heir.start().unwrap();
-    wait_for("the heir to be the writer", Duration::from_secs(60), || Ok(heir.status()["vault"]["generation"] == 2)).unwrap();
+    wait_for("the heir to be the writer", Duration::from_secs(60), || {
+        let status = heir.status();
+        Ok(status["agent"] == true && status["vault"]["generation"] == 2)
+    })
+    .unwrap();
     assert_eq!(heir.status()["vault"]["id"], group.nodes[0].status()["vault"]["id"]);
 
     let snapshots = heir.run(&["--json", "snapshots"]).expect(0).result()["snapshots"].clone();
@@ -156,10 +160,12 @@ fn a_vault_moves_to_another_machine() {
     let after = heir.back_up();
 
     // The old writer is fenced: it can no longer add anything, and says why.
+    let folder_time = source.path().metadata().unwrap().modified().unwrap();
     fs::write(source.path().join("of the old"), "written too late").unwrap();
     let (message, hint) = failure(&group.nodes[0], &["backup"], 1);
     assert!([&message, &hint].iter().any(|text| text.contains("taken over") || text.contains("generation")), "{message} {hint}");
     fs::remove_file(source.path().join("of the old")).unwrap();
+    fs::File::open(source.path()).unwrap().set_modified(folder_time).unwrap();
 
     // Whoever recovers sees both, and the newest is the heir's.
     let listed = group.recover("node0", &group.nodes[2], &["--list"]).expect(0).result()["snapshots"].clone();
