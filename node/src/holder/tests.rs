@@ -360,3 +360,34 @@ async fn a_disk_that_confirms_nothing_is_given_nothing() {
     }
     assert!(broke, "no call of a put is a sync");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_read_or_served_before_there_is_memory_for_it() {
+    let stage = Stage::new(1 << 30).await;
+    let (member, author, _greeted) = Caller::member(&stage).await;
+    assert_eq!(member.store(author.copyset()).await, None);
+    assert_eq!(member.store(author.shard(1)).await, None);
+    let mut reading = member.reading(&author.secret).await;
+    for (gate, bounds) in [(&stage.holder.storing, STORING), (&stage.holder.reading, READING)] {
+        let mut taken = Vec::new();
+        let mut left = bounds.all_kib;
+        for others in 0..bounds.all_kib.div_ceil(bounds.peer_kib) {
+            let pass = gate.enter(NodeId([200 + others as u8; 32])).unwrap();
+            let kib = left.min(bounds.peer_kib);
+            left -= kib;
+            taken.push((pass.room(kib << 10).await.unwrap(), pass));
+        }
+        let stored = async { assert_eq!(member.store(author.shard(2)).await, None) };
+        let read = async {
+            reading.1.send(&ReadRequest::Packs { call: 9, copyset: CopysetId([7; 32]), after: None }.encode()).await.unwrap();
+            reading.1.flush().await.unwrap();
+            assert!(matches!(read_reply(&mut reading.0).await, ReadReply::Packs { call: 9, .. }));
+        };
+        let storing = Arc::ptr_eq(gate, &stage.holder.storing);
+        let work = async { if storing { stored.await } else { read.await } };
+        tokio::pin!(work);
+        assert!(timeout(Duration::from_millis(500), &mut work).await.is_err(), "there is no memory for it");
+        drop(taken);
+        timeout(PATIENCE, work).await.expect("it is done once there is");
+    }
+}
