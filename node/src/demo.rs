@@ -103,6 +103,13 @@ async fn play(options: &DemoOptions, folder: &Path, stage: &Path, output: &mut O
         let at = nodes.iter().position(|node| node.name == holders[lost].name).context("a holder is a node")?;
         nodes.remove(at).destroy().await?;
     }
+    let shape = backmesh_policy::shape(options.level, options.nodes);
+    let survives = shape.map_or(0, backmesh_policy::Shape::survives);
+    if options.lose > survives {
+        let level = options.level.name();
+        let message = format!("that is more than level {level} survives here, {survives} holders: not everything can come back");
+        say(output, Phase::Finishing, message);
+    }
     clock.lap("lose machines");
 
     let target = stage.join("recovered");
@@ -119,7 +126,7 @@ async fn play(options: &DemoOptions, folder: &Path, stage: &Path, output: &mut O
     clock.lap("compare");
 
     let identical = differences.is_empty() && recovered == ExitCode::Done;
-    let (k, n) = backmesh_policy::shape(options.level, options.nodes).map_or((0, 0), |shape| (shape.k, shape.n));
+    let (k, n) = shape.map_or((0, 0), |shape| (shape.k, shape.n));
     let report = DemoReport {
         nodes: options.nodes as u64,
         level: options.level.name().to_owned(),
