@@ -237,6 +237,7 @@ impl<'a> Scan<'a> {
         let mut content = ContentWriter::new();
         loop {
             match self.chunker.next() {
+                Ok(Some(_)) if self.report.is_stopped() => return Err(BackupError::Interrupted),
                 Ok(Some(chunk)) => {
                     self.found.bytes_read += chunk.len() as u64;
                     let chunk = self.data.keep(chunk)?;
