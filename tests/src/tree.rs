@@ -20,7 +20,7 @@ impl Numbers {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -31,7 +31,7 @@ impl Numbers {
     pub fn bytes(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(count + 8);
         while bytes.len() < count {
-            bytes.extend_from_slice(&self.next().to_le_bytes());
+            bytes.extend_from_slice(&self.number().to_le_bytes());
         }
         bytes.truncate(count);
         bytes
@@ -51,17 +51,17 @@ pub fn make_tree(folder: &Path, seed: u64, bytes: usize) -> Result<()> {
         fs::create_dir_all(&inside)?;
         let length = match number % 5 {
             0 => 0,
-            1 => numbers.next() as usize % 200,
-            2 => numbers.next() as usize % 9_000,
-            3 => numbers.next() as usize % 90_000,
-            _ => numbers.next() as usize % 900_000,
+            1 => numbers.number() as usize % 200,
+            2 => numbers.number() as usize % 9_000,
+            3 => numbers.number() as usize % 90_000,
+            _ => numbers.number() as usize % 900_000,
         };
         let content: Vec<u8> = if number % 2 == 0 {
             numbers.bytes(length)
         } else {
             let mut text = Vec::with_capacity(length + 8);
             while text.len() < length {
-                text.extend_from_slice(WORDS[numbers.next() as usize % 8].as_bytes());
+                text.extend_from_slice(WORDS[numbers.number() as usize % 8].as_bytes());
                 text.push(b' ');
             }
             text

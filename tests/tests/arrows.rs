@@ -1,4 +1,5 @@
 //! The arrows between the crates point one way; this reads them from Cargo itself.
+#![expect(clippy::expect_used, reason = "helpers of tests fail by panicking, as tests do")]
 
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
