@@ -55,6 +55,8 @@ pub fn parse_seed(text: &str) -> Result<Seed, SeedError> {
 fn named(text: &str) -> Option<String> {
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) => (host, port.parse::<u16>().ok().filter(|port| *port > 0)?),
+        // A single word is more likely a slip than a machine.
+        None if !text.contains('.') => return None,
         None => (text, DEFAULT_PORT),
     };
     let is_label = |label: &str| {
@@ -174,6 +176,8 @@ mod tests {
         check(" 192.0.2.1:1 ", "/ip4/192.0.2.1/tcp/1", false);
         check("2001:db8::1", "/ip6/2001:db8::1/tcp/47770", false);
         check("[2001:db8::1]:9", "/ip6/2001:db8::1/tcp/9", false);
+        check("nas.example", "/dns/nas.example/tcp/47770", false);
+        check("localhost:5", "/dns/localhost/tcp/5", false);
         check("/ip4/192.0.2.1/tcp/5", "/ip4/192.0.2.1/tcp/5", false);
         check("/dns4/a.example/udp/5/quic-v1", "/dns4/a.example/udp/5/quic-v1", false);
         check(&format!("/ip6/::1/tcp/5/p2p/{KNOWN}"), "/ip6/::1/tcp/5", true);
