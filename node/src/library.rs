@@ -15,7 +15,7 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 
 /// Opened frames kept for the pages in them; a frame holds about 1 MiB.
-const FRAMES_KEPT: usize = 16;
+const FRAMES_KEPT: usize = 8;
 
 /// Where chunks lie: in the local index where there is one, else in the segments that a head names.
 pub struct Places {

@@ -18,7 +18,7 @@ const OPS_MAX: usize = 4096;
 /// Content that is looked up together, in bytes.
 const BYTES_MAX: u64 = 16 << 20;
 /// Frames in one portion, about 1 MiB each.
-const FRAMES_MAX: usize = 16;
+const FRAMES_MAX: usize = 8;
 /// Portions being fetched or waiting to be written.
 const PORTIONS: usize = 2;
 /// Packs read from side by side.
