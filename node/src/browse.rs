@@ -1,12 +1,13 @@
 //! Looking into the vault: its snapshots, and what they hold.
 
+mod pick;
+
+pub(crate) use pick::{entry_at, pick, pick_of, selector};
+
 use crate::node::Node;
 use crate::report::Report;
 use crate::restore::{library, shown, unreadable};
-use backmesh_control::{
-    Batch, EntryInfo, EntryKind, Event, ExitCode, Failure, PathText, Problem, SelectError, Selector, SnapshotInfo,
-    SnapshotsResult, Time,
-};
+use backmesh_control::{Batch, EntryInfo, EntryKind, Event, Failure, PathText, Problem, SnapshotInfo, SnapshotsResult, Time};
 use backmesh_format::catalogue::{Entry, FileTime, Kind};
 use backmesh_format::vault::Snapshot;
 use std::sync::Arc;
@@ -50,13 +51,11 @@ pub async fn list(
     report: &Report,
 ) -> Result<Event, Failure> {
     let mut library = library(node)?;
-    let selector: Selector = snapshot.parse().map_err(|error: SelectError| Failure::new(ExitCode::Usage, error.to_string()))?;
+    let name = snapshot.to_owned();
     let path = path.map(|path| path.bytes().unwrap_or_default());
     let report = report.clone();
     let work = tokio::task::spawn_blocking(move || {
-        let snapshots = library.snapshots().map_err(|error| unreadable(&error))?;
-        let snapshot =
-            selector.pick(&snapshots, Snapshot::id).map_err(|error| Failure::new(ExitCode::Failed, error.to_string()))?;
+        let snapshot = pick(&mut library, &name)?;
         let mut batch = Batch::<EntryInfo>::default();
         let mut take = |key: &[u8], entry: &Entry| {
             if let Some(part) = batch.push(entry_info(key, entry)) {
@@ -65,15 +64,8 @@ pub async fn list(
         };
         let roots = || snapshot.roots.iter().map(|root| root.0.clone()).collect::<Vec<_>>();
         let tops = path.clone().map_or_else(roots, |path| vec![path]);
-        let mut catalogue = library.catalogue(snapshot.catalogue.clone());
         for top in tops {
-            let found = catalogue.lookup(&top).map_err(|error| unreadable(&error))?;
-            let is_top = top.iter().all(|byte| *byte == b'/');
-            if found.is_none() && !is_top {
-                let failure =
-                    Failure::new(ExitCode::Failed, format!("{} is not in the snapshot", backmesh_control::escape(&top)));
-                return Err(failure.with_hint("backmesh ls SNAPSHOT, without a path, shows what is"));
-            }
+            let found = entry_at(&mut library, &snapshot, &top)?;
             let is_folder = found.as_ref().is_none_or(|entry| matches!(entry.kind, Kind::Directory));
             if let Some(entry) = found.as_ref().filter(|_| path.is_none() || !is_folder) {
                 take(&key_of_path(&top), entry);
@@ -81,6 +73,7 @@ pub async fn list(
             if !is_folder || (path.is_none() && !recursive) {
                 continue;
             }
+            let mut catalogue = library.catalogue(snapshot.catalogue.clone());
             let mut walk = if recursive { catalogue.walk(&top) } else { catalogue.list(&top) };
             for found in &mut walk {
                 match found {

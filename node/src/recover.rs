@@ -7,7 +7,7 @@ use crate::library::Library;
 use crate::report::Report;
 use crate::restore::{self, Wish};
 use crate::survey::{Addresses, Asked, connect, survey};
-use backmesh_control::{Event, ExitCode, Failure, PathText, Phase, Problem, Progress, SelectError, Selector, SnapshotsResult};
+use backmesh_control::{Event, ExitCode, Failure, PathText, Phase, Problem, Progress, SnapshotsResult};
 use backmesh_format::keys::{KeyPair, VaultSecret};
 use backmesh_format::vault::{Head, Snapshot};
 use backmesh_format::{NodeId, Signed, UnixMillis};
@@ -319,9 +319,8 @@ fn choose<'a>(found: &'a [(Snapshot, Signed<Head>)], choice: &Choice) -> Result<
         return Err(failure.with_hint("backmesh recover --list shows all of them"));
     }
     let selector = choice.snapshot.as_deref().unwrap_or("latest");
-    let selector: Selector = selector.parse().map_err(|error: SelectError| Failure::new(ExitCode::Usage, error.to_string()))?;
-    let picked = selector
-        .pick(&until, |(snapshot, _)| snapshot.id())
+    let picked = crate::browse::selector(selector)?
+        .pick(&until, |(snapshot, _)| (snapshot.id(), snapshot.started_at))
         .map_err(|error| Failure::new(ExitCode::Failed, error.to_string()))?;
     Ok(picked)
 }

@@ -9,8 +9,7 @@ use crate::node::Node;
 use crate::report::Report;
 use backmesh_codec::catalogue::ContentReader;
 use backmesh_control::{
-    Batch, Event, ExitCode, Failure, PathText, Phase, PlanItem, PlannedAction, Problem, Progress, RestoreResult, SelectError,
-    Selector,
+    Batch, Event, ExitCode, Failure, PathText, Phase, PlanItem, PlannedAction, Problem, Progress, RestoreResult,
 };
 use backmesh_format::catalogue::{Entry, Kind, split_key};
 use backmesh_format::index::ChunkRef;
@@ -51,12 +50,8 @@ pub async fn restore(node: &Arc<Node>, wish: Wish, report: &Report) -> Result<Ev
     let mut library = library(node)?;
     let (report, state) = (report.clone(), node.state.clone());
     let work = tokio::task::spawn_blocking(move || {
-        let snapshots = library.snapshots().map_err(|error| unreadable(&error))?;
-        let selector: Selector =
-            wish.snapshot.parse().map_err(|error: SelectError| Failure::new(ExitCode::Usage, error.to_string()))?;
-        let snapshot =
-            selector.pick(&snapshots, Snapshot::id).map_err(|error| Failure::new(ExitCode::Failed, error.to_string()))?;
-        run(&mut library, snapshot, &wish, vec![state], &report)
+        let snapshot = crate::browse::pick(&mut library, &wish.snapshot)?;
+        run(&mut library, &snapshot, &wish, vec![state], &report)
     });
     work.await.map_err(|error| Failure::new(ExitCode::Failed, error.to_string()))?
 }

@@ -35,5 +35,5 @@ pub use line::{ANSWER_BYTES_MAX, API, LineError, REQUEST_BYTES_MAX, read_line, s
 pub use path::{PathText, escape};
 pub use request::Request;
 pub use seed::{DEFAULT_PORT, SeedError, parse_peer_id, parse_seed, peer_id, seed_text};
-pub use select::{SelectError, Selector};
+pub use select::{Name, SelectError, Selector};
 pub use time::{Time, TimeError};

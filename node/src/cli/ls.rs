@@ -1,15 +1,15 @@
 //! `backmesh ls`.
 
-use super::{Context, absolute, client};
+use super::{Context, absolute, client, when};
 use crate::os;
-use backmesh_control::{ExitCode, PathText, Request, Selector};
+use backmesh_control::{ExitCode, PathText, Request};
 use clap::Args;
 use std::path::PathBuf;
 
 /// List what a snapshot holds
 #[derive(Debug, Args)]
 pub(super) struct Ls {
-    /// latest, or at least the first 8 digits of a snapshot's id
+    /// latest, latest~1, the first 8 digits of an id or more, or a time such as "@2026-11-20 14:00"
     #[arg(value_name = "SNAP")]
     snapshot: String,
     /// A folder or file; without it, what was protected
@@ -27,10 +27,7 @@ impl Ls {
     }
 }
 
-/// The name of a snapshot, if it can be one.
+/// The name of a snapshot as the agent takes it, if it can be one.
 pub(super) fn snapshot_name(text: String) -> anyhow::Result<String> {
-    match text.parse::<Selector>() {
-        Ok(_) => Ok(text),
-        Err(error) => Err(super::usage(error)),
-    }
+    when::snapshot(&text).map(|selector| selector.to_string()).map_err(super::usage)
 }

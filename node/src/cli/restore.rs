@@ -12,7 +12,7 @@ use std::path::PathBuf;
 /// outside the folder is touched.
 #[derive(Debug, Args)]
 pub(super) struct Restore {
-    /// latest, or at least the first 8 digits of a snapshot's id
+    /// latest, latest~1, the first 8 digits of an id or more, or a time such as "@2026-11-20 14:00"
     #[arg(value_name = "SNAP")]
     snapshot: String,
     /// What to restore; without any, everything
