@@ -2,10 +2,12 @@
 //! same from any machine, and no machine of an admin need ever be on. Everything here works offline.
 
 mod charter;
+mod completions;
 mod create;
 mod duration;
 mod invite;
 mod key;
+mod man;
 mod os;
 
 use backmesh_control::{Event, ExitCode, Failure};
@@ -37,6 +39,8 @@ enum Command {
     Create(create::Create),
     Invite(invite::Invite),
     Charter(charter::Show),
+    Completions(completions::Completions),
+    Man(man::Man),
 }
 
 /// What a command gives: the result, and its two texts for people.
@@ -58,6 +62,8 @@ fn main() -> std::process::ExitCode {
         Command::Create(command) => command.run(cli.key.as_deref()),
         Command::Invite(command) => command.run(cli.key.as_deref()),
         Command::Charter(command) => command.run(cli.key.as_deref()),
+        Command::Completions(command) => return ended(command.run(), cli.json).into(),
+        Command::Man(command) => return ended(command.run(), cli.json).into(),
     };
     match done {
         Ok(done) if cli.json => print(&done.event.to_line(), ""),
@@ -65,6 +71,11 @@ fn main() -> std::process::ExitCode {
         Err(error) => fail(failure_of(error), cli.json),
     }
     .into()
+}
+
+/// The end of a command that says nothing of its own.
+fn ended(end: anyhow::Result<ExitCode>, json: bool) -> ExitCode {
+    end.unwrap_or_else(|error| fail(failure_of(error), json))
 }
 
 /// A token that could not be written is one that nobody has: that is a failure.

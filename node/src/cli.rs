@@ -4,10 +4,12 @@
 mod agent;
 mod backup;
 mod client;
+mod completions;
 mod demo;
 mod interrupt;
 mod join;
 mod ls;
+mod man;
 pub mod output;
 mod peers;
 mod protect;
@@ -18,6 +20,7 @@ mod secret;
 mod snapshots;
 mod status;
 mod unprotect;
+mod when;
 
 use crate::os;
 use crate::state::StateError;
@@ -61,6 +64,8 @@ enum Command {
     Peers(peers::Peers),
     Recover(recover::Recover),
     Demo(demo::Demo),
+    Completions(completions::Completions),
+    Man(man::Man),
 }
 
 /// What every command is given.
@@ -94,6 +99,11 @@ pub fn main() -> std::process::ExitCode {
 }
 
 fn start(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
+    match cli.command {
+        Command::Completions(command) => return command.run(),
+        Command::Man(command) => return command.run(),
+        _ => {}
+    }
     let folder_given = cli.state.is_some();
     let folder = match cli.state {
         Some(folder) => absolute(&folder)?,
@@ -125,6 +135,8 @@ impl Command {
             Self::Peers(command) => command.run(cx),
             Self::Recover(command) => command.run(cx),
             Self::Demo(command) => command.run(cx),
+            Self::Completions(command) => command.run(),
+            Self::Man(command) => command.run(),
         }
     }
 }

@@ -532,6 +532,8 @@ fn the_help() {
         "peers",
         "recover",
         "demo",
+        "completions",
+        "man",
     ];
     for command in commands {
         let arguments: Vec<&str> = [command, "--help"].into_iter().filter(|argument| !argument.is_empty()).collect();
