@@ -10,7 +10,7 @@ use std::io::{self, Read};
 
 /// A file of at most this many bytes is one chunk, whatever its profile. Like the largest chunks, it leaves room for what a pack
 /// has beside it: a lone chunk that does not compress must not fall into the next larger size of packs.
-pub const WHOLE_BYTES_MAX: usize = 60 << 10;
+pub const WHOLE_BYTES_MAX: usize = 32 << 10;
 
 /// How large chunks are. All even; a smaller average finds more of what is unchanged and costs more index: about 80 bytes a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub struct Profile {
 impl Profile {
     /// Files that change inside while most of them stays: mail stores, databases, disk images.
     pub const MUTABLE: Self = Self { min: 8 << 10, average: 32 << 10, max: 128 << 10 };
+    /// Smaller files of no known kind: source code, text, settings. They are many, and change in a few places.
+    pub const SMALL: Self = Self { min: 4 << 10, average: 16 << 10, max: 60 << 10 };
     /// What is nothing else.
     pub const GENERAL: Self = Self { min: 16 << 10, average: 64 << 10, max: 252 << 10 };
     /// Files that are written once and compressed already: pictures, films, archives.
@@ -35,7 +37,8 @@ impl Profile {
 const _: () = assert!(Profile::MEDIA.max <= CHUNK_BYTES_MAX as usize);
 
 /// The profile for a file, by the end of its name, and for names that say nothing by its size: what is large and unknown is
-/// more often a mail store or a disk image than not. A file keeps its profile unless it crosses [`MUTABLE_BYTES_MIN`].
+/// more often a mail store or a disk image than not. A file keeps its profile unless it crosses [`SMALL_BYTES_MAX`] or
+/// [`MUTABLE_BYTES_MIN`].
 pub fn profile_for(name: &[u8], bytes: u64) -> Profile {
     let extension = name.iter().rposition(|byte| *byte == b'.').map_or(&[][..], |dot| &name[dot + 1..]);
     let is = |known: &&[u8]| extension.eq_ignore_ascii_case(known);
@@ -43,10 +46,15 @@ pub fn profile_for(name: &[u8], bytes: u64) -> Profile {
         Profile::MEDIA
     } else if bytes >= MUTABLE_BYTES_MIN || MUTABLE.iter().any(is) {
         Profile::MUTABLE
+    } else if bytes <= SMALL_BYTES_MAX {
+        Profile::SMALL
     } else {
         Profile::GENERAL
     }
 }
+
+/// Up to this size a file of unknown kind is cut small, in bytes: such files have a chunk each anyway, so that the index hardly grows.
+pub const SMALL_BYTES_MAX: u64 = 1 << 20;
 
 /// From this size on a file of unknown kind counts as one that changes inside, in bytes.
 pub const MUTABLE_BYTES_MIN: u64 = 64 << 20;
@@ -199,7 +207,7 @@ mod tests {
     #[test]
     fn chunks_are_the_file_and_keep_to_their_sizes() {
         let data = random(5_000_001);
-        for profile in [Profile::MUTABLE, Profile::GENERAL, Profile::MEDIA] {
+        for profile in [Profile::SMALL, Profile::MUTABLE, Profile::GENERAL, Profile::MEDIA] {
             let chunks = cut(&data[..], 1, profile);
             assert_eq!(chunks.concat(), data);
             let (_, all_but_last) = chunks.split_last().unwrap();
@@ -218,9 +226,9 @@ mod tests {
     #[test]
     fn small_files_are_whole_and_empty_ones_have_no_chunk() {
         for bytes in [1, 20_000, WHOLE_BYTES_MAX] {
-            assert_eq!(cut(&random(bytes)[..], 1, Profile::MUTABLE).len(), 1);
+            assert_eq!(cut(&random(bytes)[..], 1, Profile::SMALL).len(), 1);
         }
-        assert!(cut(&random(WHOLE_BYTES_MAX + 1)[..], 1, Profile::MUTABLE).len() > 1);
+        assert!(cut(&random(WHOLE_BYTES_MAX + 1)[..], 1, Profile::SMALL).len() > 1);
         assert!(cut(&[][..], 1, Profile::MUTABLE).is_empty());
     }
 
@@ -276,6 +284,7 @@ mod tests {
     fn cut_points_stay_for_ever() {
         let data: Vec<u8> = (0..60_000_u64).flat_map(|at| blake3::hash(&at.to_le_bytes()).as_bytes()[..16].to_vec()).collect();
         let lengths = |profile| cut(&data[..], 42, profile).iter().map(Vec::len).collect::<Vec<_>>();
+        assert_eq!(&lengths(Profile::SMALL)[..4], &[26_025, 18_959, 20_125, 7_801]);
         assert_eq!(&lengths(Profile::MUTABLE)[..4], &[34_760, 38_150, 38_154, 34_537]);
         assert_eq!(&lengths(Profile::GENERAL)[..4], &[79_101, 66_500, 81_680, 80_957]);
         assert_eq!(&lengths(Profile::MEDIA)[..2], &[308_238, 222_500]);
@@ -288,9 +297,10 @@ mod tests {
         check("film.mkv", 4 << 30, Profile::MEDIA);
         check("outlook.pst", 1_000_000, Profile::MUTABLE);
         check("Inbox", 1 << 30, Profile::MUTABLE);
-        check("Inbox", 1 << 20, Profile::GENERAL);
-        check("main.rs", 20_000, Profile::GENERAL);
-        check("jpg", 20_000, Profile::GENERAL);
+        check("Inbox", 10 << 20, Profile::GENERAL);
+        check("Inbox", 1 << 20, Profile::SMALL);
+        check("main.rs", 20_000, Profile::SMALL);
+        check("jpg", 20_000, Profile::SMALL);
     }
 
     proptest! {

@@ -596,6 +596,7 @@ mod tests {
         let rng = &mut StdRng::seed_from_u64(3);
         for (bytes, expected) in [
             (WHOLE_BYTES_MAX, SizeClass::K64),
+            (Profile::SMALL.max, SizeClass::K64),
             (Profile::MUTABLE.max, SizeClass::K256),
             (Profile::GENERAL.max, SizeClass::K256),
             (Profile::MEDIA.max, SizeClass::M1),
