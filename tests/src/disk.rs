@@ -12,8 +12,16 @@ use std::process::Command;
 /// Where skips are forbidden.
 #[must_use]
 pub fn root_or_skip(test: &str) -> bool {
-    let tools = ["mkfs.ext4", "xfs_io", "mount", "umount"];
-    let missing: Vec<&str> = tools.into_iter().filter(|tool| !is_there(tool)).collect();
+    root_and_tools_or_skip(test, &["mkfs.ext4", "xfs_io", "mount", "umount"])
+}
+
+/// As [`root_or_skip`], for a test that needs other tools.
+///
+/// # Panics
+/// Where skips are forbidden.
+#[must_use]
+pub fn root_and_tools_or_skip(test: &str, tools: &[&str]) -> bool {
+    let missing: Vec<&str> = tools.iter().copied().filter(|tool| !is_there(tool)).collect();
     let why = match (rustix::process::geteuid().is_root(), missing.is_empty()) {
         (true, true) => return true,
         (false, _) => "it needs root".to_owned(),

@@ -2,14 +2,19 @@
 
 #![expect(clippy::expect_used, clippy::panic, reason = "helpers of tests fail by panicking, as tests do")]
 
+pub mod debian;
 pub mod disk;
+pub mod oddities;
+pub mod rsync;
 pub mod tree;
 
 use anyhow::{Context, Result, bail, ensure};
 pub use rustix::process::Signal;
 use serde_json::Value;
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, lchown};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -92,12 +97,24 @@ pub struct Node {
     /// Its name.
     pub name: String,
     agent: Option<Child>,
+    runner: Option<Runner>,
+}
+
+/// Another user than the one who runs the tests.
+#[derive(Debug, Clone)]
+struct Runner {
+    number: u32,
+    /// A copy of the program where that user can run it.
+    program: PathBuf,
 }
 
 impl Node {
     /// A command on this node, with nothing of the environment that could lead elsewhere.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(program("backmesh"));
+        let mut command = Command::new(self.runner.as_ref().map_or(program("backmesh"), |runner| &runner.program));
+        if let Some(runner) = &self.runner {
+            command.uid(runner.number).gid(runner.number).current_dir("/");
+        }
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("HOME", &self.state).env("BACKMESH_STATE", &self.state);
         command.env("BACKMESH_MACHINE_ID", format!("machine of {}", self.name));
@@ -199,6 +216,12 @@ impl Node {
         self.agent.as_ref().map(Child::id)
     }
 
+    /// Ends the agent and moves all that the machine had to where nobody looks for it.
+    pub fn move_away(&mut self) {
+        self.kill();
+        fs::rename(&self.state, self.state.with_extension("away")).expect("the state can be moved");
+    }
+
     /// Ends the agent and deletes everything the machine had.
     pub fn destroy(&mut self) {
         self.kill();
@@ -218,6 +241,7 @@ pub struct Group {
     pub nodes: Vec<Node>,
     /// A folder for the test's own files, deleted at the end.
     pub folder: TempDir,
+    runner: Option<Runner>,
 }
 
 impl Group {
@@ -230,17 +254,32 @@ impl Group {
     pub fn found() -> Result<Self> {
         let folder = tempfile::tempdir()?;
         admin(folder.path(), &["create", "testers"]).expect(0);
-        Ok(Self { nodes: Vec::new(), folder })
+        Ok(Self { nodes: Vec::new(), folder, runner: None })
     }
 
     /// Starts a workgroup of `count` nodes that all know each other.
     pub fn start(count: usize) -> Result<Self> {
+        Self::found()?.grow(count)
+    }
+
+    /// As [`Group::start`], with all programs run by the user of this number; root only.
+    pub fn start_as(number: u32, count: usize) -> Result<Self> {
         let mut group = Self::found()?;
+        let copy = group.folder.path().join("backmesh");
+        fs::copy(program("backmesh"), &copy)?;
+        fs::set_permissions(&copy, Permissions::from_mode(0o755))?;
+        lchown(group.folder.path(), Some(number), Some(number))?;
+        group.runner = Some(Runner { number, program: copy });
+        group.grow(count)
+    }
+
+    fn grow(mut self, count: usize) -> Result<Self> {
+        let group = &mut self;
         for _ in 0..count {
             group.add()?;
         }
         group.settle()?;
-        Ok(group)
+        Ok(self)
     }
 
     /// A token, with node 0 as the seed where there is one.
@@ -256,7 +295,7 @@ impl Group {
 
     /// A node that has not joined.
     pub fn blank(&self, name: &str) -> Node {
-        Node { state: self.folder.path().join(name), name: name.to_owned(), agent: None }
+        Node { state: self.folder.path().join(name), name: name.to_owned(), agent: None, runner: self.runner.clone() }
     }
 
     /// Where a node's recovery phrase is kept.
