@@ -98,7 +98,7 @@ impl Node {
             fetcher: Arc::new(fetcher),
             backing_up: tokio::sync::Mutex::default(),
             taking_over: files.takeover_pending()?,
-            stat_cache: StatCache::open(disk, &files.stat_cache_path())?,
+            stat_cache: StatCache::open(disk, &files.stat_cache_path(), vault.id_key.stat_cache_key())?,
             vault,
             files,
             config: Mutex::new(config),
@@ -153,7 +153,7 @@ impl Node {
     /// Where none can be written.
     pub fn stat_cache(&self) -> Result<(StatCacheReader, StatCacheWriter), backmesh_store::StatCacheError> {
         let epoch = self.index.epoch();
-        Ok((self.stat_cache.reader(&epoch), self.stat_cache.writer(&epoch)?))
+        Ok((self.stat_cache.reader(&epoch), self.stat_cache.writer(&epoch, rand::random())?))
     }
 
     /// The vault, to read in.

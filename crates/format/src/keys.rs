@@ -118,6 +118,11 @@ impl ChunkIdKey {
         let derived = blake3::derive_key("backmesh 1 chunker seed", &self.0);
         u64::from_le_bytes([derived[0], derived[1], derived[2], derived[3], derived[4], derived[5], derived[6], derived[7]])
     }
+
+    /// The key under which a machine hides what its backups remember of files: whoever chunks a vault's files has it.
+    pub fn stat_cache_key(&self) -> [u8; 32] {
+        blake3::derive_key("backmesh 1 stat cache key", &self.0)
+    }
 }
 
 impl Wire for ChunkIdKey {

@@ -35,7 +35,7 @@ pub use real::RealDisk;
 pub use records::{Change, Pair, Records, RecordsError, Table};
 pub use shelf::{Shelf, ShelfEntry, ShelfError, ShelfKey, ShelfOptions, ShelfShard, ShelfUsage, StoredShard};
 pub use spool::{PackDescription, PendingPack, Spool, SpoolError, SpooledPack};
-pub use stat_cache::{CachedEntry, StatCache, StatCacheError, StatCacheProblem, StatCacheReader, StatCacheWriter, StatKey};
+pub use stat_cache::{StatCache, StatCacheError, StatCacheProblem, StatCacheReader, StatCacheWriter, StatKey};
 
 #[cfg(test)]
 mod tests;

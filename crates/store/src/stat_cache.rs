@@ -1,41 +1,58 @@
 //! The stat cache: what the last backup saw at each path, so that a file that looks the same is not read again.
 //!
-//! One file, sorted as the walk goes and as the catalogue is, written anew by each backup and renamed into place. It is read beside
-//! the walk, once from front to end, so that a million files need no more memory than one block.
+//! One file in the order of the walk, written anew by each backup and renamed into place. It is read beside the walk, so that a
+//! million files need no more memory than one block.
+//!
+//! It shows no name, no contents and no metadata. A folder stands under a keyed hash of its path. An entry stands under a keyed hash of
+//! its name and of all that `stat` said, in the secret of its folder, and is covered with the rest of the same hash: only who knows
+//! the path and sees the file just as it was finds its entry and can read it. The key is on the machine, so this hides what is there
+//! no longer: the names, targets and attributes of files that were deleted or changed since, and what they were made of.
 //!
 //! ```text
-//! file    "BMsk" (4) · version (u16) · required flags (u16) · epoch (16) · check (16) · blocks · end
-//! block   length (u32, not 0) · check (16) · entries: key prefix shared with the entry before, 0 at the start of a block (varint)
-//!         · rest of the key (varint length, bytes) · size (varint) · modified · changed (each i64 seconds · u32 nanoseconds)
-//!         · inode (u64) · device (u64) · catalogue entry (varint length, bytes)
-//! end     0 (u32) · check (16) · count of entries (u64)
+//! file    "BMsk" (4) · version 2 (u16) · required flags (u16) · epoch (16) · salt (16) · check (16) · blocks · end
+//! block   length (u32, not 0) · check (16) · records
+//! record  folder: 0 (varint) · tag (16); what follows, also in later blocks, lies in it
+//!         entry: length + 1 (varint) · tag (16) · covered catalogue entry (length)
+//! end     0 (u32) · check (16)
 //! ```
 //!
-//! A check is the first 16 bytes of a BLAKE3 hash over the epoch, the number of the block and its bytes. A cache of another epoch
-//! ([`crate::ChunkIndex::epoch`]) is void: its entries name chunks that are known no longer. Damage ends the reading with a report
-//! ([`StatCacheReader::problem`]); what comes after it is read from the files again.
+//! A check is the first 16 bytes of a BLAKE3 hash over the salt, the offset of the block (u64; 2^64 - 1 for the header) and its bytes.
+//! All else is keyed BLAKE3: the file's secret is that of the salt under the cache's key; of its output over the beginning of the keys in
+//! a folder the first 32 bytes are the folder's secret, the next 16 its tag; the output under that over size (u64), modified,
+//! changed (each i64 seconds, u32 nanoseconds), inode, device (each u64) and name is the entry's tag, then what covers it. Salts are
+//! random, so that nothing is covered twice with the same bytes.
+//!
+//! A cache of another epoch ([`crate::ChunkIndex::epoch`]) is void: its entries name chunks that are known no longer. Damage ends the
+//! reading with a report ([`StatCacheReader::problem`]); what comes after it is read from the files again. Version 1 had names in clear:
+//! it is not read but deleted.
+
+mod reader;
+mod seal;
+
+pub use reader::StatCacheReader;
 
 use crate::disk::{DiskError, DiskFile, SharedDisk};
 use crate::durable;
 use backmesh_format::catalogue::FileTime;
 use backmesh_format::limits;
-use backmesh_format::wire::{DecodeError, Reader, Wire, Writer};
-use std::collections::VecDeque;
-use std::io::ErrorKind;
+use backmesh_format::wire::Writer;
+use seal::{FileSecret, FolderSecret, TAG_BYTES, cover};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 const MAGIC: &[u8; 4] = b"BMsk";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
+/// Versions that had names in clear.
+const VERSIONS_CLEAR: std::ops::RangeInclusive<u16> = 0..=1;
 const CHECK_BYTES: usize = 16;
-const HEADER_BYTES: usize = 40;
+const HEADER_BYTES: usize = 56;
 const BLOCK_HEADER_BYTES: usize = 20;
 /// A block is closed when it has grown to this.
 const BLOCK_BYTES: usize = 64 << 10;
 /// The longest catalogue entry: a page of the catalogue must hold it too.
 const ENTRY_BYTES_MAX: usize = limits::PAGE_BYTES_MAX;
-/// A block is at most what it is closed at and one more entry with the longest of keys.
-const BLOCK_BYTES_MAX: usize = BLOCK_BYTES + ENTRY_BYTES_MAX + limits::PATH_BYTES_MAX + 128;
+/// A block is at most what it is closed at, one more folder and one more entry.
+const BLOCK_BYTES_MAX: usize = BLOCK_BYTES + ENTRY_BYTES_MAX + 128;
 
 /// By what a file is taken for unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -50,17 +67,6 @@ pub struct StatKey {
     pub inode: u64,
     /// The device that it lies on.
     pub device: u64,
-}
-
-/// What the last backup saw at a path.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CachedEntry {
-    /// The catalogue key of the path.
-    pub key: Vec<u8>,
-    /// How it looked.
-    pub stat: StatKey,
-    /// Its catalogue entry, as bytes.
-    pub entry: Vec<u8>,
 }
 
 /// Why the stat cache could not be written, or not even be looked for.
@@ -86,12 +92,12 @@ pub enum StatCacheError {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum StatCacheProblem {
     /// The file is not what was written.
-    #[error("the stat cache {} is damaged at block {block}: the files from there on are read again", path.display())]
+    #[error("the stat cache {} is damaged at byte {offset}: the files from there on are read again", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// The number of the block.
-        block: u64,
+        /// Where the damaged part begins.
+        offset: u64,
     },
     /// A later version of Backmesh wrote the file.
     #[error("the stat cache {} was written by a later version of Backmesh: all files are read again", path.display())]
@@ -116,47 +122,61 @@ pub enum StatCacheProblem {
 }
 
 /// The stat cache of a vault.
-#[derive(Debug)]
 pub struct StatCache {
     disk: SharedDisk,
     path: PathBuf,
+    key: [u8; 32],
+}
+
+impl std::fmt::Debug for StatCache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StatCache").field("path", &self.path).finish_non_exhaustive()
+    }
 }
 
 impl StatCache {
-    /// Opens the cache in `dir`, which may have none yet.
+    /// Opens the cache in `dir`, which may have none yet. A cache under another key is as good as none. What an older version wrote,
+    /// and what was never finished, is deleted.
     ///
     /// # Errors
     /// The disk's.
-    pub fn open(disk: SharedDisk, dir: &Path) -> Result<Self, StatCacheError> {
+    pub fn open(disk: SharedDisk, dir: &Path, key: [u8; 32]) -> Result<Self, StatCacheError> {
         durable::create_dir(disk.as_ref(), dir)?;
-        Ok(Self { disk, path: dir.join("stat-cache") })
+        let cache = Self { disk, path: dir.join("stat-cache"), key };
+        durable::remove(cache.disk.as_ref(), &durable::unfinished(&cache.path))?;
+        if cache.is_in_clear() {
+            cache.clear()?;
+        }
+        Ok(cache)
     }
 
     /// Reads what the last backup that finished wrote under this epoch. Whatever is wrong with it shows as an empty cache and in
     /// [`StatCacheReader::problem`].
     pub fn reader(&self, epoch: &[u8; 16]) -> StatCacheReader {
-        StatCacheReader::open(self, *epoch)
+        StatCacheReader::open(self, epoch)
     }
 
-    /// Begins the cache of a new backup. It counts when [`StatCacheWriter::finish`] has returned; only one is written at a time.
+    /// Begins the cache of a new backup, with a salt that was never used before. It counts when [`StatCacheWriter::finish`] has
+    /// returned; only one is written at a time.
     ///
     /// # Errors
     /// The disk's.
-    pub fn writer(&self, epoch: &[u8; 16]) -> Result<StatCacheWriter, StatCacheError> {
+    pub fn writer(&self, epoch: &[u8; 16], salt: [u8; 16]) -> Result<StatCacheWriter, StatCacheError> {
         let temporary = durable::unfinished(&self.path);
         let file = self.disk.create(&temporary).map_err(DiskError::io("make", &temporary))?;
         let mut writer = StatCacheWriter {
             disk: self.disk.clone(),
             path: self.path.clone(),
             file,
-            epoch: *epoch,
+            salt,
+            secret: FileSecret::new(&self.key, &salt),
+            folder: None,
+            stream: Vec::new(),
             offset: 0,
             block: Writer::default(),
-            blocks: 0,
-            entries: 0,
             last_key: Vec::new(),
         };
-        writer.write(&header(epoch))?;
+        writer.write(&header(epoch, &salt))?;
         Ok(writer)
     }
 
@@ -168,6 +188,12 @@ impl StatCache {
         durable::remove(self.disk.as_ref(), &self.path)?;
         Ok(durable::sync_parent(self.disk.as_ref(), &self.path)?)
     }
+
+    fn is_in_clear(&self) -> bool {
+        let mut start = [0; 6];
+        let read = self.disk.open(&self.path).and_then(|file| file.read_at(0, &mut start));
+        read.is_ok() && start[..4] == *MAGIC && VERSIONS_CLEAR.contains(&u16::from_le_bytes([start[4], start[5]]))
+    }
 }
 
 /// Writes the cache of a backup; dropped before [`StatCacheWriter::finish`], it leaves the cache of the backup before.
@@ -176,11 +202,12 @@ pub struct StatCacheWriter {
     disk: SharedDisk,
     path: PathBuf,
     file: Box<dyn DiskFile>,
-    epoch: [u8; 16],
+    salt: [u8; 16],
+    secret: FileSecret,
+    folder: Option<FolderSecret>,
+    stream: Vec<u8>,
     offset: u64,
     block: Writer,
-    blocks: u64,
-    entries: u64,
     last_key: Vec<u8>,
 }
 
@@ -190,7 +217,7 @@ impl StatCacheWriter {
     /// # Errors
     /// The disk's, or that the entry cannot be taken.
     pub fn push(&mut self, key: &[u8], stat: &StatKey, entry: &[u8]) -> Result<(), StatCacheError> {
-        if self.entries > 0 && key <= self.last_key.as_slice() {
+        if self.folder.is_some() && key <= self.last_key.as_slice() {
             return Err(StatCacheError::Order);
         }
         for (bytes, limit) in [(key.len(), limits::PATH_BYTES_MAX), (entry.len(), ENTRY_BYTES_MAX)] {
@@ -198,21 +225,24 @@ impl StatCacheWriter {
                 return Err(StatCacheError::TooLong { bytes, limit });
             }
         }
-        let shared = if self.block.is_empty() { 0 } else { key.iter().zip(&self.last_key).take_while(|(a, b)| a == b).count() };
-        let w = &mut self.block;
-        w.varint(shared as u64);
-        w.var_bytes(&key[shared..]);
-        w.varint(stat.size);
-        for time in [&stat.modified, &stat.changed] {
-            time.seconds.put(w);
-            time.nanoseconds.put(w);
-        }
-        stat.inode.put(w);
-        stat.device.put(w);
-        w.var_bytes(entry);
-        self.entries += 1;
-        self.last_key.truncate(shared);
-        self.last_key.extend_from_slice(&key[shared..]);
+        let (prefix, name) = folder_of(key);
+        let folder = match self.folder {
+            Some(folder) if folder_of(&self.last_key).0 == prefix => folder,
+            _ => {
+                let folder = self.secret.folder(prefix);
+                self.block.varint(0);
+                self.block.bytes(&folder.tag);
+                *self.folder.insert(folder)
+            }
+        };
+        self.stream.resize(TAG_BYTES + entry.len(), 0);
+        folder.stream(name, stat, &mut self.stream);
+        // The stream becomes the covered entry: covering is the same both ways.
+        cover(&mut self.stream[TAG_BYTES..], entry);
+        self.block.varint(entry.len() as u64 + 1);
+        self.block.bytes(&self.stream);
+        self.last_key.clear();
+        self.last_key.extend_from_slice(key);
         if self.block.len() >= BLOCK_BYTES { self.end_block() } else { Ok(()) }
     }
 
@@ -224,15 +254,14 @@ impl StatCacheWriter {
         if !self.block.is_empty() {
             self.end_block()?;
         }
-        let entries = self.entries.to_le_bytes();
-        self.write(&[&0_u32.to_le_bytes()[..], &check(&self.epoch, self.blocks, &entries), &entries].concat())?;
+        self.end_block()?;
         Ok(durable::finish(self.disk.as_ref(), self.file.as_ref(), &self.path)?)
     }
 
+    /// Writes the open block; an empty one is the end.
     fn end_block(&mut self) -> Result<(), StatCacheError> {
         let block = std::mem::take(&mut self.block).finish();
-        let check = check(&self.epoch, self.blocks, &block);
-        self.blocks += 1;
+        let check = check(&self.salt, self.offset, &block);
         self.write(&[&(block.len() as u32).to_le_bytes()[..], &check, &block].concat())
     }
 
@@ -243,148 +272,21 @@ impl StatCacheWriter {
     }
 }
 
-/// Reads a cache beside the walk.
-#[derive(Debug)]
-pub struct StatCacheReader {
-    path: PathBuf,
-    file: Option<Box<dyn DiskFile>>,
-    epoch: [u8; 16],
-    offset: u64,
-    blocks: u64,
-    entries: u64,
-    block: VecDeque<CachedEntry>,
-    problem: Option<StatCacheProblem>,
+/// What all keys in the folder of `key` begin with, and the name.
+fn folder_of(key: &[u8]) -> (&[u8], &[u8]) {
+    key.split_at(key.iter().rposition(|byte| *byte == 0).map_or(0, |at| at + 1))
 }
 
-impl StatCacheReader {
-    /// The entry of `key`, if there is one. Keys are asked for in ascending order: what comes before is passed by.
-    pub fn advance(&mut self, key: &[u8]) -> Option<CachedEntry> {
-        while self.peek()?.key.as_slice() < key {
-            self.block.pop_front();
-        }
-        if self.peek()?.key == key { self.block.pop_front() } else { None }
-    }
-
-    /// What is wrong with the cache, if that was found so far.
-    pub fn problem(&self) -> Option<&StatCacheProblem> {
-        self.problem.as_ref()
-    }
-
-    fn open(cache: &StatCache, epoch: [u8; 16]) -> Self {
-        let path = cache.path.clone();
-        let mut reader =
-            Self { path, file: None, epoch, offset: 0, blocks: 0, entries: 0, block: VecDeque::new(), problem: None };
-        match cache.disk.open(&cache.path) {
-            Ok(file) => {
-                reader.file = Some(file);
-                if let Err(problem) = reader.read_header() {
-                    reader.give_up(problem);
-                }
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => reader.give_up(StatCacheProblem::Unreadable { path: reader.path.clone(), reason: error.to_string() }),
-        }
-        reader
-    }
-
-    fn peek(&mut self) -> Option<&CachedEntry> {
-        while self.block.is_empty() && self.file.is_some() {
-            if let Err(problem) = self.read_block() {
-                self.give_up(problem);
-            }
-        }
-        self.block.front()
-    }
-
-    fn give_up(&mut self, problem: StatCacheProblem) {
-        self.file = None;
-        self.problem = Some(problem);
-    }
-
-    fn read_header(&mut self) -> Result<(), StatCacheProblem> {
-        let found: [u8; HEADER_BYTES] = self.read()?;
-        let epoch = found[8..24].first_chunk().ok_or_else(|| self.damaged())?;
-        if found[..4] != *MAGIC || found[24..] != header(epoch)[24..] && found[4..8] == header(epoch)[4..8] {
-            return Err(self.damaged());
-        }
-        if found != *header(epoch) {
-            return Err(StatCacheProblem::Newer { path: self.path.clone() });
-        }
-        if *epoch != self.epoch {
-            return Err(StatCacheProblem::OtherEpoch { path: self.path.clone() });
-        }
-        Ok(())
-    }
-
-    fn read_block(&mut self) -> Result<(), StatCacheProblem> {
-        let found: [u8; BLOCK_HEADER_BYTES] = self.read()?;
-        let (length, expected) = found.split_first_chunk().ok_or_else(|| self.damaged())?;
-        let length = u32::from_le_bytes(*length) as usize;
-        if length > BLOCK_BYTES_MAX {
-            return Err(self.damaged());
-        }
-        let mut bytes = vec![0; if length == 0 { 8 } else { length }];
-        self.fill(&mut bytes)?;
-        if check(&self.epoch, self.blocks, &bytes) != expected {
-            return Err(self.damaged());
-        }
-        if length == 0 {
-            self.file = None;
-            return if bytes == self.entries.to_le_bytes() { Ok(()) } else { Err(self.damaged()) };
-        }
-        self.block = entries_of(&bytes).map_err(|_| self.damaged())?;
-        self.entries += self.block.len() as u64;
-        self.blocks += 1;
-        Ok(())
-    }
-
-    fn read<const N: usize>(&mut self) -> Result<[u8; N], StatCacheProblem> {
-        let mut bytes = [0; N];
-        self.fill(&mut bytes)?;
-        Ok(bytes)
-    }
-
-    fn fill(&mut self, bytes: &mut [u8]) -> Result<(), StatCacheProblem> {
-        let file = self.file.as_ref().ok_or_else(|| self.damaged())?;
-        match file.read_at(self.offset, bytes) {
-            Ok(()) => self.offset += bytes.len() as u64,
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Err(self.damaged()),
-            Err(error) => return Err(StatCacheProblem::Unreadable { path: self.path.clone(), reason: error.to_string() }),
-        }
-        Ok(())
-    }
-
-    fn damaged(&self) -> StatCacheProblem {
-        StatCacheProblem::Damaged { path: self.path.clone(), block: self.blocks }
-    }
-}
-
-fn header(epoch: &[u8; 16]) -> Vec<u8> {
-    let mut bytes = [&MAGIC[..], &VERSION.to_le_bytes(), &0_u16.to_le_bytes(), epoch].concat();
-    bytes.extend(check(epoch, u64::MAX, &bytes));
+fn header(epoch: &[u8; 16], salt: &[u8; 16]) -> Vec<u8> {
+    let mut bytes = [&MAGIC[..], &VERSION.to_le_bytes(), &0_u16.to_le_bytes(), epoch, salt].concat();
+    bytes.extend(check(salt, u64::MAX, &bytes));
     bytes
 }
 
-fn entries_of(bytes: &[u8]) -> Result<VecDeque<CachedEntry>, DecodeError> {
-    let mut r = Reader::new(bytes);
-    let mut entries: VecDeque<CachedEntry> = VecDeque::new();
-    while r.remaining() > 0 {
-        let before = entries.back().map_or(&[][..], |entry| &entry.key);
-        let shared = r.varint_max("shared prefix", before.len() as u64)? as usize;
-        let key = [&before[..shared], r.var_bytes("path", limits::PATH_BYTES_MAX)?].concat();
-        let size = r.varint()?;
-        let mut time = || Ok::<_, DecodeError>(FileTime { seconds: i64::take(&mut r)?, nanoseconds: u32::take(&mut r)? });
-        let (modified, changed) = (time()?, time()?);
-        let stat = StatKey { size, modified, changed, inode: u64::take(&mut r)?, device: u64::take(&mut r)? };
-        entries.push_back(CachedEntry { key, stat, entry: r.var_bytes("catalogue entry", ENTRY_BYTES_MAX)?.to_vec() });
-    }
-    Ok(entries)
-}
-
-fn check(epoch: &[u8; 16], block: u64, bytes: &[u8]) -> [u8; CHECK_BYTES] {
+fn check(salt: &[u8; 16], offset: u64, bytes: &[u8]) -> [u8; CHECK_BYTES] {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(epoch);
-    hasher.update(&block.to_le_bytes());
+    hasher.update(salt);
+    hasher.update(&offset.to_le_bytes());
     hasher.update(bytes);
     let mut check = [0; CHECK_BYTES];
     check.copy_from_slice(&hasher.finalize().as_bytes()[..CHECK_BYTES]);

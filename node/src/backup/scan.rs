@@ -148,12 +148,12 @@ impl<'a> Scan<'a> {
     fn take(&mut self, item: &WalkItem) -> Result<(), BackupError> {
         self.tell();
         self.flawed = false;
-        let stat = item.stat_key();
-        let cached = self.cached(item);
+        let stat = cached_stat(item);
+        let cached = self.before.advance(&item.key, &stat).and_then(|entry| Entry::from_wire(entry).ok());
         let entry = match cached {
-            Some((true, entry)) => entry,
+            Some(entry) if !item.above_roots => entry,
             cached => match self.read(item)? {
-                Some(entry) => settled(item, entry, cached),
+                Some(entry) => settled(entry, cached),
                 None => return Ok(()),
             },
         };
@@ -161,8 +161,8 @@ impl<'a> Scan<'a> {
             self.found.files += 1;
             self.found.bytes += bytes;
         }
-        if !entry.torn && !self.flawed && (item.above_roots || !stat.is_fresh(self.began)) {
-            self.cache.push(&item.key, &cached_stat(&stat), &entry.to_wire())?;
+        if !entry.torn && !self.flawed && (item.above_roots || !item.stat_key().is_fresh(self.began)) {
+            self.cache.push(&item.key, &stat, &entry.to_wire())?;
         }
         match self.catalogue.push(item.key.clone(), entry, |page| self.pages.keep(&page)) {
             Ok(()) => Ok(()),
@@ -173,13 +173,6 @@ impl<'a> Scan<'a> {
                 Ok(())
             }
         }
-    }
-
-    /// The entry of the backup before, and whether nothing about the file has changed since.
-    fn cached(&mut self, item: &WalkItem) -> Option<(bool, Entry)> {
-        let cached = self.before.advance(&item.key)?;
-        let entry = Entry::from_wire(&cached.entry).ok()?;
-        Some((cached.stat == cached_stat(&item.stat_key()), entry))
     }
 
     /// Reads a file; none where it cannot be read, which has then been reported.
@@ -275,9 +268,9 @@ impl<'a> Scan<'a> {
 
 /// The folders above what is protected change whenever somebody makes a file beside it: of them, another time is no change, or an
 /// unchanged tree would add a page of the catalogue with each backup.
-fn settled(item: &WalkItem, now: Entry, cached: Option<(bool, Entry)>) -> Entry {
+fn settled(now: Entry, cached: Option<Entry>) -> Entry {
     match cached {
-        Some((_, before)) if item.above_roots && before == (Entry { modified: before.modified, ..now.clone() }) => before,
+        Some(before) if before == (Entry { modified: before.modified, ..now.clone() }) => before,
         _ => now,
     }
 }
@@ -289,9 +282,13 @@ fn write_failed(error: WriteError<BackupError>) -> BackupError {
     }
 }
 
-/// A file's stat, as the cache keeps it. The mode needs no place: changing it changes the time of the last change.
-fn cached_stat(stat: &StatKey) -> backmesh_store::StatKey {
-    let StatKey { size, modified, changed, inode, device, .. } = *stat;
+/// By what the cache takes a file for unchanged. The mode needs no place: changing it changes the time of the last change. Folders above
+/// what is protected are found whatever their times are, and compared by the rest.
+fn cached_stat(item: &WalkItem) -> backmesh_store::StatKey {
+    let StatKey { size, modified, changed, inode, device, .. } = item.stat_key();
+    if item.above_roots {
+        return backmesh_store::StatKey { inode, device, ..backmesh_store::StatKey::default() };
+    }
     backmesh_store::StatKey { size, modified, changed, inode, device }
 }
 

@@ -1,4 +1,4 @@
-//! Files that version 1 wrote are read for ever. With BACKMESH_WRITE_FIXTURES set, those that are missing are written first; none
+//! Files that earlier versions wrote are read for ever; those of each version lie in a folder of its own. With BACKMESH_WRITE_FIXTURES set, those that are missing are written first; none
 //! is ever written over.
 
 use super::{chunk, copyset, dir, frame_place, id, pack, place, shared, vault};
@@ -12,6 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const EPOCH: [u8; 16] = *b"fixture epoch 01";
+const KEY: [u8; 32] = *b"fixture key of a stat cache 0001";
 
 fn shard() -> ShelfShard {
     ShelfShard {
@@ -54,8 +55,8 @@ fn written_now() -> FaultyDisk {
     let (spool, _) = Spool::open(shared(&disk), &dir().join("spool")).unwrap();
     spool.add(&[spooled()]).unwrap();
     spool.acknowledged(&[(pack(1), 0), (pack(1), 2)]).unwrap();
-    let cache = StatCache::open(shared(&disk), &dir().join("cache")).unwrap();
-    let mut writer = cache.writer(&EPOCH).unwrap();
+    let cache = StatCache::open(shared(&disk), &dir().join("cache"), KEY).unwrap();
+    let mut writer = cache.writer(&EPOCH, *b"fixture salt 001").unwrap();
     writer.push(b"\0file", &stat(), b"an entry").unwrap();
     writer.push(b"\0file two", &stat(), b"").unwrap();
     writer.finish().unwrap();
@@ -63,7 +64,7 @@ fn written_now() -> FaultyDisk {
 }
 
 fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/v1")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
 }
 
 /// Where each fixture lies in a state folder.
@@ -71,16 +72,16 @@ fn paths() -> [(&'static str, PathBuf); 5] {
     let set = format!("{}-{}", vault(1), copyset(1));
     let shard = format!("{}-2a-120", pack(1));
     [
-        ("shelf-shard.bin", dir().join("shelf/shards").join(set).join("00000000").join(shard)),
-        ("index-journal.bin", dir().join("index/journal.log")),
-        ("spooled-pack.bin", dir().join("spool").join(format!("{}.pack", pack(1)))),
-        ("spool-acknowledged.bin", dir().join("spool/acknowledged.log")),
-        ("stat-cache.bin", dir().join("cache/stat-cache")),
+        ("v1/shelf-shard.bin", dir().join("shelf/shards").join(set).join("00000000").join(shard)),
+        ("v1/index-journal.bin", dir().join("index/journal.log")),
+        ("v1/spooled-pack.bin", dir().join("spool").join(format!("{}.pack", pack(1)))),
+        ("v1/spool-acknowledged.bin", dir().join("spool/acknowledged.log")),
+        ("v2/stat-cache.bin", dir().join("cache/stat-cache")),
     ]
 }
 
 #[test]
-fn version_1_is_read_and_still_written() {
+fn fixtures_are_read_and_still_written() {
     let (disk, now) = (FaultyDisk::new(), written_now());
     for (name, path) in paths() {
         crate::durable::create_dir(&disk, path.parent().unwrap()).unwrap();
@@ -104,8 +105,7 @@ fn version_1_is_read_and_still_written() {
     assert_eq!(spool.pending_pack(&pack).unwrap().missing, [1]);
     assert_eq!(spool.description(&pack).unwrap().chunks, spooled().chunks);
     assert_eq!(spool.shard(&pack, 2).unwrap(), spooled().shards[2]);
-    let mut reader = StatCache::open(shared(&disk), &dir().join("cache")).unwrap().reader(&EPOCH);
-    let entry = reader.advance(b"\0file").unwrap();
-    assert_eq!((entry.stat, entry.entry), (stat(), b"an entry".to_vec()));
-    assert!(reader.advance(b"\0file two").is_some() && reader.problem().is_none());
+    let mut reader = StatCache::open(shared(&disk), &dir().join("cache"), KEY).unwrap().reader(&EPOCH);
+    assert_eq!(reader.advance(b"\0file", &stat()), Some(&b"an entry"[..]));
+    assert!(reader.advance(b"\0file two", &stat()).is_some() && reader.problem().is_none());
 }

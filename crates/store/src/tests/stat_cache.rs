@@ -1,11 +1,16 @@
 use super::{at_every_call, dir, ends_the_run, shared};
 use crate::faulty::FaultyDisk;
-use crate::{CachedEntry, StatCache, StatCacheError, StatCacheProblem, StatKey};
+use crate::{StatCache, StatCacheError, StatCacheProblem, StatKey};
 use backmesh_format::catalogue::{FileTime, key_of};
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 const EPOCH: [u8; 16] = [7; 16];
+const SALT: [u8; 16] = [8; 16];
+const KEY: [u8; 32] = [9; 32];
+
+/// What was written, or found: by key, with how the file looked.
+type Seen = BTreeMap<Vec<u8>, (StatKey, Vec<u8>)>;
 
 fn stat(number: u64) -> StatKey {
     let time = |seconds| FileTime { seconds, nanoseconds: number as u32 };
@@ -13,47 +18,124 @@ fn stat(number: u64) -> StatKey {
 }
 
 fn cache(disk: &FaultyDisk) -> StatCache {
-    StatCache::open(shared(disk), dir()).unwrap()
+    StatCache::open(shared(disk), dir(), KEY).unwrap()
 }
 
-fn write(disk: &FaultyDisk, entries: &BTreeMap<Vec<u8>, Vec<u8>>) -> Result<(), StatCacheError> {
-    let mut writer = StatCache::open(shared(disk), dir())?.writer(&EPOCH)?;
-    for (number, (key, entry)) in (0..).zip(entries) {
-        writer.push(key, &stat(number), entry)?;
+fn write(disk: &FaultyDisk, entries: &Seen) -> Result<(), StatCacheError> {
+    let mut writer = StatCache::open(shared(disk), dir(), KEY)?.writer(&EPOCH, SALT)?;
+    for (key, (stat, entry)) in entries {
+        writer.push(key, stat, entry)?;
     }
     writer.finish()
 }
 
-fn read(disk: &FaultyDisk, keys: impl Iterator<Item = Vec<u8>>) -> (Vec<CachedEntry>, Option<StatCacheProblem>) {
+/// What a walk finds that sees `walked`.
+fn read(disk: &FaultyDisk, walked: impl IntoIterator<Item = (Vec<u8>, StatKey)>) -> (Seen, Option<StatCacheProblem>) {
     let mut reader = cache(disk).reader(&EPOCH);
-    let found = keys.filter_map(|key| reader.advance(&key)).collect();
+    let find = |(key, stat): (Vec<u8>, StatKey)| {
+        let entry = reader.advance(&key, &stat)?.to_vec();
+        Some((key, (stat, entry)))
+    };
+    let found = walked.into_iter().filter_map(find).collect();
     (found, reader.problem().cloned())
 }
 
-fn files(count: u64) -> BTreeMap<Vec<u8>, Vec<u8>> {
+fn looks(seen: &Seen) -> Vec<(Vec<u8>, StatKey)> {
+    seen.iter().map(|(key, (stat, _))| (key.clone(), *stat)).collect()
+}
+
+fn files(count: u64) -> Seen {
     let key = |number: u64| key_of(format!("home/folder{}", number / 10).as_bytes(), format!("file{number}").as_bytes());
-    (0..count).map(|number| (key(number), vec![number as u8; number as usize % 300])).collect()
+    (0..count).map(|number| (key(number), (stat(number), vec![number as u8; number as usize % 300]))).collect()
+}
+
+fn any_key() -> impl Strategy<Value = Vec<u8>> {
+    let folder = proptest::collection::vec("[ab]{1,2}", 0..3);
+    (folder, "[a-d]{1,2}").prop_map(|(folder, name)| key_of(folder.join("/").as_bytes(), name.as_bytes()))
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(32))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn the_walk_finds_what_the_last_backup_wrote(
-        written in proptest::collection::btree_map(proptest::collection::vec(0..4_u8, 0..6), proptest::collection::vec(any::<u8>(), 0..40_000), 0..40),
-        walked in proptest::collection::btree_set(proptest::collection::vec(0..4_u8, 0..6), 0..40),
+    fn the_walk_finds_what_looks_as_the_last_backup_saw_it(
+        written in proptest::collection::btree_map(any_key(), (0..3_u64, 0..40_000_usize), 0..60),
+        walked in proptest::collection::btree_map(any_key(), 0..3_u64, 0..60),
     ) {
         let disk = FaultyDisk::new();
+        let written: Seen =
+            written.into_iter().map(|(key, (look, bytes))| (key, (stat(look), vec![look as u8; bytes]))).collect();
         write(&disk, &written).unwrap();
         disk.cut_power(0);
+        let walked: Vec<_> = walked.into_iter().map(|(key, look)| (key, stat(look))).collect();
         let (found, problem) = read(&disk, walked.iter().cloned());
         prop_assert_eq!(problem, None);
-        let expected: Vec<CachedEntry> = (0..)
-            .zip(&written)
-            .filter(|(_, (key, _))| walked.contains(*key))
-            .map(|(number, (key, entry))| CachedEntry { key: key.clone(), stat: stat(number), entry: entry.clone() })
-            .collect();
-        prop_assert_eq!(found, expected);
+        let same = |(key, stat): &(Vec<u8>, StatKey)| Some((key.clone(), written.get(key).filter(|(then, _)| then == stat)?.clone()));
+        prop_assert_eq!(found, walked.iter().filter_map(same).collect::<Seen>());
     }
+}
+
+/// A folder of several blocks, and many of one: whatever comes and goes, everything that stayed is found.
+#[test]
+fn what_stayed_is_found_among_what_came_and_went() {
+    let disk = FaultyDisk::new();
+    let mut all = files(3_000);
+    for number in 0..3_000 {
+        let key = key_of(b"home/folder150", format!("long{number:04}").as_bytes());
+        all.insert(key, (stat(number), vec![1; 100]));
+    }
+    write(&disk, &all).unwrap();
+    for every in [2, 3, 40, 1_000] {
+        let mut walked = looks(&all);
+        let mut at = 0;
+        walked.retain(|_| {
+            at += 1;
+            at % every != 0
+        });
+        let stayed: BTreeSet<Vec<u8>> = walked.iter().map(|(key, _)| key.clone()).collect();
+        for number in (0..5_000).step_by(every) {
+            walked.push((key_of(format!("home/folder{number}").as_bytes(), b"fresh"), stat(1)));
+            walked.push((key_of(b"home/folder150", format!("long{number}b").as_bytes()), stat(1)));
+        }
+        walked.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        let (found, problem) = read(&disk, walked);
+        assert_eq!(problem, None);
+        assert_eq!(found.into_keys().collect::<BTreeSet<_>>(), stayed, "every {every}");
+    }
+}
+
+#[test]
+fn nothing_in_the_file_says_what_is_in_it() {
+    let disk = FaultyDisk::new();
+    let key = key_of(b"home/secret folder", b"secret name");
+    let seen = Seen::from([(key.clone(), (stat(0x0123_4567_89ab), b"secret target, secret target".to_vec()))]);
+    write(&disk, &seen).unwrap();
+    let bytes = disk.bytes_of(&dir().join("stat-cache")).unwrap();
+    for clear in [&b"secret"[..], b"folder", b"target", &0x0123_4567_89ab_u64.to_le_bytes()] {
+        assert!(!bytes.windows(clear.len()).any(|window| window == clear));
+    }
+    assert_eq!(read(&disk, looks(&seen)).0, seen);
+    let other = StatCache::open(shared(&disk), dir(), [1; 32]).unwrap();
+    assert_eq!(other.reader(&EPOCH).advance(&key, &stat(0x0123_4567_89ab)), None, "another key finds nothing");
+    write(&disk, &seen).unwrap();
+    let mut writer = cache(&disk).writer(&EPOCH, [1; 16]).unwrap();
+    writer.push(&key, &stat(0x0123_4567_89ab), b"secret target, secret target").unwrap();
+    writer.finish().unwrap();
+    let again = disk.bytes_of(&dir().join("stat-cache")).unwrap();
+    assert_eq!(again.len(), bytes.len());
+    let equal = bytes[56..].iter().zip(&again[56..]).filter(|(a, b)| a == b).count();
+    assert!(equal < 20, "with another salt everything looks different");
+}
+
+#[test]
+fn what_version_1_wrote_is_deleted() {
+    let disk = FaultyDisk::new();
+    let path = dir().join("stat-cache");
+    crate::durable::create_dir(&disk, dir()).unwrap();
+    disk.set_bytes_of(&path, include_bytes!("../../fixtures/v1/stat-cache.bin").to_vec());
+    let unfinished = crate::durable::unfinished(&path);
+    disk.set_bytes_of(&unfinished, b"names".to_vec());
+    assert_eq!(read(&disk, looks(&files(1))), (Seen::new(), None));
+    assert_eq!((disk.bytes_of(&path), disk.bytes_of(&unfinished)), (None, None));
 }
 
 #[test]
@@ -64,7 +146,7 @@ fn a_stop_anywhere_leaves_the_old_cache_or_the_new() {
         if first.is_err() { (false, false) } else { (true, write(disk, &new).is_ok()) }
     };
     at_every_call(work, |disk, (has_old, has_new), case| {
-        let (found, problem) = read(disk, new.keys().cloned());
+        let (found, problem) = read(disk, looks(&new));
         assert_eq!(problem, None, "{case}");
         assert!([0, 20, 2_000].contains(&found.len()), "{case}: {}", found.len());
         assert!(!has_old || found.len() >= 20, "{case}");
@@ -76,13 +158,15 @@ fn a_stop_anywhere_leaves_the_old_cache_or_the_new() {
 #[test]
 fn damage_is_told_and_nothing_after_it_is_trusted() {
     let disk = FaultyDisk::new();
-    let all = files(1_500);
+    let all = files(600);
     write(&disk, &all).unwrap();
     let path = dir().join("stat-cache");
     let whole = disk.bytes_of(&path).unwrap();
-    let (truth, _) = read(&disk, all.keys().cloned());
-    assert_eq!(truth.len(), 1_500);
-    for at in (0..100).chain((100..whole.len()).step_by(211)) {
+    // One folder more than there is, so that the walk goes to the very end.
+    let walked = || looks(&all).into_iter().chain([(key_of(b"zoo", b"new"), stat(1))]);
+    let (truth, _) = read(&disk, walked());
+    assert_eq!(truth, all);
+    for at in (6..100).chain((100..whole.len()).step_by(499)) {
         for cut in [false, true] {
             let mut damaged = whole.clone();
             if cut {
@@ -91,22 +175,23 @@ fn damage_is_told_and_nothing_after_it_is_trusted() {
                 damaged[at] ^= 0x20;
             }
             disk.set_bytes_of(&path, damaged);
-            let (found, problem) = read(&disk, all.keys().cloned());
+            let (found, problem) = read(&disk, walked());
             assert!(problem.is_some(), "byte {at}");
-            assert_eq!(found[..], truth[..found.len()], "byte {at}");
+            assert!(found.iter().all(|(key, seen)| truth.get(key) == Some(seen)), "byte {at}");
         }
     }
     disk.set_bytes_of(&path, whole);
     assert!(matches!(cache(&disk).reader(&[8; 16]).problem(), Some(StatCacheProblem::OtherEpoch { .. })));
-    assert_eq!(cache(&disk).reader(&[8; 16]).advance(all.keys().next().unwrap()), None);
+    let (key, stat) = looks(&all).swap_remove(0);
+    assert_eq!(cache(&disk).reader(&[8; 16]).advance(&key, &stat), None);
     cache(&disk).clear().unwrap();
-    assert_eq!(read(&disk, all.keys().cloned()), (Vec::new(), None));
+    assert_eq!(read(&disk, walked()), (Seen::new(), None));
 }
 
 #[test]
 fn entries_come_in_order_and_are_bounded() {
     let disk = FaultyDisk::new();
-    let mut writer = cache(&disk).writer(&EPOCH).unwrap();
+    let mut writer = cache(&disk).writer(&EPOCH, SALT).unwrap();
     writer.push(b"b", &stat(0), b"").unwrap();
     assert!(matches!(writer.push(b"b", &stat(0), b""), Err(StatCacheError::Order)));
     assert!(matches!(writer.push(b"c", &stat(0), &vec![0; 2 << 20]), Err(StatCacheError::TooLong { .. })));
