@@ -8,6 +8,7 @@ pub mod level;
 pub mod placement;
 pub mod reshape;
 pub mod restore;
+pub mod schedule;
 
 pub use copyset::{CopysetWanted, KnownCopyset, choose_copyset};
 pub use health::{Health, StripeView, Summary, health, stripe_health, summary};
@@ -15,3 +16,4 @@ pub use level::{Promise, Shape, Warning, availability, enough, level_for, promis
 pub use placement::{Candidate, PlacementError, PlacementRequest, members_that_count, place, replace_slots};
 pub use reshape::{Reshape, reshape};
 pub use restore::{Ask, RestoreError, RestorePlan, Source, plan_range, plan_stripe};
+pub use schedule::{Decision, Freshness, Hold, Hours, Schedule, When};
