@@ -5,6 +5,7 @@
 //! shares no code with them. What differs between operating systems sits in `os`.
 
 pub mod compare;
+mod filter;
 mod key;
 mod os;
 mod problem;
@@ -14,6 +15,10 @@ mod roots;
 mod stat;
 mod walk;
 
+pub use filter::{
+    BadPattern, Choice, DEFAULTS, DefaultRule, FileSystems, LeftOut, PATTERN_BYTES_MAX, PATTERNS_MAX, PatternError, Patterns,
+    Rules, Selection, Source, ignore_lines,
+};
 pub use os::Owners;
 pub use problem::{Problem, SourceError};
 pub use read::{Completed, HOLES_MAX, Reading, SourceFile, XATTR_BYTES_MAX, complete, open_file};

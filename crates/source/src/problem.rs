@@ -32,6 +32,15 @@ pub enum SourceError {
     /// The file system knows kinds of files that Backmesh does not.
     #[error("it is of an unknown kind (mode {0:o})")]
     UnknownKind(u32),
+    /// A line of an ignore file makes no sense.
+    #[error("line {}, {}; the other lines count", .0.line, .0)]
+    BadPattern(crate::filter::BadPattern),
+    /// An ignore file that is no ignore file.
+    #[error("it has more than {0} bytes, so that it is not read as a list of what to leave out")]
+    IgnoreFileTooLarge(usize),
+    /// An ignore file that lies elsewhere.
+    #[error("it is a symbolic link, which is not followed: what it says is not left out; put the file itself there")]
+    IgnoreFileLink,
     /// The system refused.
     #[error("cannot {doing}: {error}")]
     Io {

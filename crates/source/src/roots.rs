@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use backmesh_format::catalogue::key_of;
 
+use crate::filter::{Rules, Scope};
 use crate::os;
 use crate::problem::{Problem, SourceError};
 use crate::stat::FileKind;
@@ -18,6 +19,8 @@ const LINKS_MAX: usize = 40;
 pub(crate) struct Node {
     /// A root: all below it is walked.
     pub(crate) whole: bool,
+    /// What this root leaves out; nothing where there are no rules.
+    pub(crate) scope: Option<Arc<Scope>>,
     /// Where the way goes on; nothing else in this folder is looked at.
     pub(crate) children: BTreeMap<Vec<u8>, Arc<Node>>,
 }
@@ -25,29 +28,33 @@ pub(crate) struct Node {
 impl Node {
     /// Adds a root by its components. What lies below a root needs no node.
     pub(crate) fn insert(&mut self, path: &[Vec<u8>]) {
+        self.insert_with(path, None);
+    }
+
+    fn insert_with(&mut self, path: &[Vec<u8>], scope: Option<Arc<Scope>>) {
         if self.whole {
             return;
         }
         match path {
-            [] => *self = Self { whole: true, children: BTreeMap::new() },
-            [first, rest @ ..] => Arc::make_mut(self.children.entry(first.clone()).or_default()).insert(rest),
+            [] => *self = Self { whole: true, scope, children: BTreeMap::new() },
+            [first, rest @ ..] => Arc::make_mut(self.children.entry(first.clone()).or_default()).insert_with(rest, scope),
         }
     }
 }
 
 /// The tree of `roots`. A link on the way to a root is followed, and kept as an entry of its own: a restore has both.
-pub(crate) fn resolve(roots: &[PathBuf]) -> (Node, Vec<Problem>) {
+pub(crate) fn resolve(roots: &[PathBuf], rules: &BTreeMap<PathBuf, Rules>) -> (Node, Vec<Problem>) {
     let mut tree = Node::default();
     let mut problems = Vec::new();
     for root in roots {
-        if let Err(problem) = resolve_one(root, &mut tree) {
+        if let Err(problem) = resolve_one(root, rules.get(root), &mut tree) {
             problems.push(problem);
         }
     }
     (tree, problems)
 }
 
-fn resolve_one(root: &Path, tree: &mut Node) -> Result<(), Problem> {
+fn resolve_one(root: &Path, rules: Option<&Rules>, tree: &mut Node) -> Result<(), Problem> {
     let problem = |path: &[u8], error| Problem { key: key_at(&components(path)), path: path.to_vec(), error };
     let path = os::absolute(root)
         .map_err(|error| problem(&os::path_bytes(root), SourceError::Io { doing: "find the current folder", error }))?;
@@ -80,7 +87,8 @@ fn resolve_one(root: &Path, tree: &mut Node) -> Result<(), Problem> {
             left.push_front(component);
         }
     }
-    tree.insert(&done);
+    let scope = rules.map(|rules| Arc::new(Scope::new(rules, done.len())));
+    tree.insert_with(&done, scope);
     Ok(())
 }
 

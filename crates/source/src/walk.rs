@@ -3,15 +3,16 @@
 //! Only names wait in memory: those of the folder being listed and, for each folder above it, those of its subfolders. Folders are
 //! opened by their path, one at a time, so a tree may be deeper than there are file handles.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use backmesh_format::limits;
 
+use crate::filter::{self, FileSystems, LeftOut, Reach, Rules, Scope, Source, Tally};
 use crate::key::{join, key_prefix};
-use crate::os::{self, Handle, Names};
+use crate::os::{self, FileSystemKind, Handle, Names};
 use crate::problem::{Problem, SourceError};
 use crate::roots::{self, Node};
 use crate::stat::{Stat, StatKey};
@@ -21,6 +22,8 @@ use crate::stat::{Stat, StatKey};
 pub struct WalkOptions {
     /// Absolute paths that are left out with all below them, such as the program's own state.
     pub exclude: Vec<PathBuf>,
+    /// What each root leaves out, by its path as it is given; a root that is not here leaves out nothing.
+    pub rules: BTreeMap<PathBuf, Rules>,
 }
 
 /// An entry as far as one `stat` tells; [`crate::open_file`] and [`crate::complete`] know the rest.
@@ -65,9 +68,10 @@ impl WalkItem {
 /// The items' keys rise strictly over the whole walk: the folders above the roots come as entries of their own, roots inside roots
 /// and repeated ones are walked once. A problem takes the place of what it hides and never ends the walk. What vanishes between its
 /// listing and its `stat` is no problem. Symbolic links are entries, not followed; but a root that is reached through links is walked
-/// where they lead to, and the links are entries too. Folders of file systems that show the system's state (`/proc`) stay empty.
+/// where they lead to, and the links are entries too. Folders of file systems that show the system's state (`/proc`) stay empty. What
+/// the rules of a root leave out is counted, see [`Walk::left_out`]; the root itself is never left out.
 pub fn walk(roots: &[PathBuf], options: &WalkOptions) -> Walk {
-    let (tree, problems) = roots::resolve(roots);
+    let (tree, problems) = roots::resolve(roots, &options.rules);
     let excluded = options.exclude.iter().flat_map(|path| [std::fs::canonicalize(path), std::path::absolute(path)]);
     let excluded = excluded.flatten().map(|path| os::path_bytes(&path)).collect();
     Walk::start(None, Vec::new(), tree, excluded, problems)
@@ -85,6 +89,7 @@ pub struct Walk {
     waiting: Vec<Level>,
     problems: VecDeque<Problem>,
     buffer: Vec<u8>,
+    tally: Tally,
 }
 
 /// A folder to be opened.
@@ -93,6 +98,8 @@ struct Folder {
     path: Vec<u8>,
     only: Option<Arc<Node>>,
     mounted: bool,
+    is_root: bool,
+    scope: Option<Arc<Scope>>,
 }
 
 /// The folder whose entries are coming.
@@ -108,6 +115,7 @@ struct Listing {
     next: usize,
     folders: Names,
     mounts: HashSet<Vec<u8>>,
+    reach: Option<Reach>,
 }
 
 /// Subfolders whose turn comes.
@@ -118,9 +126,22 @@ struct Level {
     folders: Names,
     next: usize,
     mounts: HashSet<Vec<u8>>,
+    scope: Option<Arc<Scope>>,
 }
 
 impl Walk {
+    /// What the rules have left out so far; those that left out most come first.
+    pub fn left_out(&self) -> Vec<LeftOut> {
+        self.tally.rows()
+    }
+
+    /// Does not walk into the folder that came last.
+    pub(crate) fn pass_over(&mut self) {
+        if let Some(listing) = &mut self.listing {
+            listing.folders.pop();
+        }
+    }
+
     /// Walks `tree` below `base`; keys are relative to it.
     pub(crate) fn start(
         base: Option<Handle>,
@@ -129,16 +150,18 @@ impl Walk {
         excluded: HashSet<Vec<u8>>,
         problems: Vec<Problem>,
     ) -> Self {
+        let (is_root, scope) = (tree.whole, tree.scope.clone());
         let only = (!tree.whole).then(|| Arc::new(tree));
         Self {
             base,
             prefix,
             excluded,
-            first: Some(Folder { path: Vec::new(), only, mounted: false }),
+            first: Some(Folder { path: Vec::new(), only, mounted: false, is_root, scope }),
             listing: None,
             waiting: Vec::new(),
             problems: problems.into(),
             buffer: Vec::new(),
+            tally: Tally::default(),
         }
     }
 
@@ -165,11 +188,14 @@ impl Walk {
                 let mut names = Names::default();
                 node.children.keys().all(|name| names.push(name)).then_some(names)
             }
-            None if folder.mounted && os::is_pseudo(&handle) => return Ok(None),
+            None if folder.mounted && self.is_foreign(folder, &handle) => return Ok(None),
             None => os::list_names(&handle, &mut self.buffer).map_err(|error| SourceError::Io { doing, error })?,
         };
+        let names = names.ok_or(SourceError::FolderTooLarge)?;
         let device = os::stat_of(&handle).ok().map(|stat| stat.key.device);
         let shown = join_shown(&self.prefix, &folder.path);
+        let reach = folder.scope.as_ref().filter(|_| folder.only.is_none());
+        let reach = reach.map(|scope| self.reach(scope, &handle, &names, folder));
         Ok(Some(Listing {
             handle,
             device,
@@ -177,11 +203,50 @@ impl Walk {
             key: key_prefix(&folder.path),
             path: folder.path.clone(),
             only: folder.only.clone(),
-            names: names.ok_or(SourceError::FolderTooLarge)?,
+            names,
             next: 0,
             folders: Names::default(),
             mounts: HashSet::new(),
+            reach,
         }))
+    }
+
+    /// Whether what is mounted at this folder is to be passed over.
+    fn is_foreign(&mut self, folder: &Folder, handle: &Handle) -> bool {
+        let kind = os::file_system_kind(handle);
+        let mounts = match &folder.scope {
+            _ if kind == FileSystemKind::State => return true,
+            Some(scope) if !folder.is_root => scope.file_systems(),
+            _ => FileSystems::All,
+        };
+        let what: &[u8] = match (mounts, kind) {
+            (FileSystems::All, _) | (FileSystems::Local, FileSystemKind::Disk | FileSystemKind::State) => return false,
+            (FileSystems::One, _) => b"another file system",
+            (FileSystems::Local, FileSystemKind::Network) => b"a file system behind a network",
+            (FileSystems::Local, FileSystemKind::Program) => b"a file system of a program (FUSE)",
+            (FileSystems::Local, FileSystemKind::Memory) => b"a file system in memory",
+        };
+        self.tally.add(Source::FileSystem, what, &join_shown(&self.prefix, &folder.path), true, 0);
+        true
+    }
+
+    /// What the rules say of a folder's entries, its own ignore files included.
+    fn reach(&mut self, scope: &Arc<Scope>, handle: &Handle, names: &Names, folder: &Folder) -> Reach {
+        let mut problems = Vec::new();
+        let files = filter::ignore_files(scope, handle, names, &mut problems);
+        let own = files.map(|files| {
+            let depth = folder.path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).count();
+            let (own, bad) = scope.with_files(&files, depth);
+            problems.extend(bad.into_iter().map(|bad| (filter::IGNORE_FILE_NAME, SourceError::BadPattern(bad))));
+            Arc::new(own)
+        });
+        for (name, error) in problems {
+            let key = [&key_prefix(&folder.path), name].concat();
+            let path = [&join_shown(&self.prefix, &folder.path), &b"/"[..], name].concat();
+            self.problems.push_back(Problem { key, path, error });
+        }
+        let scope = own.as_ref().unwrap_or(scope);
+        scope.reach(&folder.path, filter::is_cache(scope, handle, names))
     }
 
     fn folder_problem(&self, folder: &Folder, error: SourceError) -> Problem {
@@ -208,7 +273,14 @@ fn next_folder(waiting: &mut Vec<Level>) -> Option<Folder> {
             level.next += 1;
             let node = level.only.as_ref().and_then(|only| only.children.get(name));
             let only = node.filter(|node| !node.whole).cloned();
-            return Some(Folder { path: join(&level.path, name), only, mounted: level.mounts.contains(name) });
+            let scope = node.map_or(&level.scope, |node| &node.scope).clone();
+            return Some(Folder {
+                path: join(&level.path, name),
+                only,
+                mounted: level.mounts.contains(name),
+                is_root: node.is_some_and(|node| node.whole),
+                scope,
+            });
         }
         waiting.pop();
     }
@@ -228,13 +300,14 @@ impl Iterator for Walk {
                 }
                 return None;
             };
-            match listing.advance(&self.excluded) {
+            match listing.advance(&self.excluded, &mut self.tally) {
                 Advance::Found(found) => return Some(found),
                 Advance::Passed => {}
                 Advance::Done => {
                     if let Some(listing) = self.listing.take().filter(|listing| !listing.folders.is_empty()) {
-                        let Listing { path, only, folders, mounts, .. } = listing;
-                        self.waiting.push(Level { path, only, folders, next: 0, mounts });
+                        let Listing { path, only, folders, mounts, reach, .. } = listing;
+                        let scope = reach.map(|reach| Arc::clone(reach.scope()));
+                        self.waiting.push(Level { path, only, folders, next: 0, mounts, scope });
                     }
                 }
             }
@@ -249,7 +322,7 @@ enum Advance {
 }
 
 impl Listing {
-    fn advance(&mut self, excluded: &HashSet<Vec<u8>>) -> Advance {
+    fn advance(&mut self, excluded: &HashSet<Vec<u8>>, tally: &mut Tally) -> Advance {
         let Some(name) = self.names.name(self.next) else { return Advance::Done };
         self.next += 1;
         let mut path = Vec::with_capacity(self.shown.len() + 1 + name.len());
@@ -269,6 +342,9 @@ impl Listing {
             // The longest key below is that of a folder's entries: one more zero than the folder's own.
             Ok(_) if key.len() > limits::PATH_BYTES_MAX => SourceError::PathTooLong(limits::PATH_BYTES_MAX),
             Ok(stat) if on_the_way && !stat.is_folder() => SourceError::NotAFolder,
+            Ok(stat) if self.reach.as_ref().is_some_and(|reach| reach.passes(&self.handle, name, &stat, &path, tally)) => {
+                return Advance::Passed;
+            }
             Ok(stat) => {
                 let mounted = stat.is_folder() && self.device.is_some_and(|device| device != stat.key.device);
                 if stat.is_folder() {

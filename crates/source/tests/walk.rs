@@ -140,7 +140,7 @@ fn excluded_folders_stay_out() {
     fs::create_dir_all(root.join("state/deep")).unwrap();
     fs::create_dir(root.join("state2")).unwrap();
     symlink(root.join("state"), root.join("alias")).unwrap();
-    let options = WalkOptions { exclude: vec![root.join("alias")] };
+    let options = WalkOptions { exclude: vec![root.join("alias")], ..WalkOptions::default() };
     let found: Vec<WalkItem> = walk(&[root], &options).collect::<Result<_, _>>().unwrap();
     let names: Vec<_> = found.iter().map(|item| item.path.rsplit(|byte| *byte == b'/').next().unwrap()).collect();
     assert!(names.contains(&&b"state2"[..]) && !names.contains(&&b"state"[..]) && !names.contains(&&b"deep"[..]));
@@ -319,7 +319,7 @@ fn the_systems_own_state_stays_empty() {
     if !Path::new("/proc/self").exists() {
         return skip("the_systems_own_state_stays_empty", "no /proc here");
     }
-    let below = walk(&[PathBuf::from("/")], &WalkOptions { exclude: top_level_but("proc") }).take(50);
+    let below = walk(&[PathBuf::from("/")], &WalkOptions { exclude: top_level_but("proc"), ..WalkOptions::default() }).take(50);
     let found: Vec<WalkItem> = below.filter_map(Result::ok).collect();
     assert!(found.iter().any(|item| item.path == b"/proc"));
     assert!(!found.iter().any(|item| item.path.starts_with(b"/proc/")));

@@ -24,6 +24,13 @@ impl Names {
         true
     }
 
+    /// Takes the last name away.
+    pub(crate) fn pop(&mut self) {
+        if let Some((start, _)) = self.places.pop() {
+            self.bytes.truncate(start as usize);
+        }
+    }
+
     /// Sorts by the names' bytes.
     pub(crate) fn sort(&mut self) {
         let bytes = &self.bytes;
@@ -35,6 +42,12 @@ impl Names {
     pub(crate) fn name(&self, position: usize) -> Option<&[u8]> {
         let (start, length) = *self.places.get(position)?;
         self.bytes.get(start as usize..start as usize + usize::from(length))
+    }
+
+    /// Whether a name is among them, which are sorted.
+    pub(crate) fn has(&self, wanted: &[u8]) -> bool {
+        let name = |place: &(u32, u16)| &self.bytes[place.0 as usize..place.0 as usize + usize::from(place.1)];
+        self.places.binary_search_by(|place| name(place).cmp(wanted)).is_ok()
     }
 
     /// Whether there is none.
@@ -85,7 +98,45 @@ const PSEUDO: [u64; 20] = [
     0x6759_6969,
 ];
 
-/// Whether the folder's contents are the system's own state.
-pub(crate) fn is_pseudo(folder: &OwnedFd) -> bool {
-    rustix::fs::fstatfs(folder).is_ok_and(|found| PSEUDO.contains(&(found.f_type as u64)))
+/// File systems behind a network: nfs, smb, smb2, cifs, afs (two of them), ceph, coda, ncp, 9p, lustre.
+const NETWORK: [u64; 11] = [
+    0x6969,
+    0x517b,
+    0xfe53_4d42,
+    0xff53_4d42,
+    0x5346_414f,
+    0x6b41_4653,
+    0x00c3_6400,
+    0x7375_7245,
+    0x564c,
+    0x0102_1997,
+    0x0bd0_0bd0,
+];
+/// In the hands of a program: fuse.
+const PROGRAM: u64 = 0x6573_5546;
+/// In memory: tmpfs (devtmpfs too), ramfs.
+const MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
+
+/// What a file system is, as far as it matters to whoever keeps what is on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FileSystemKind {
+    /// The system's own state.
+    State,
+    Network,
+    Program,
+    Memory,
+    /// On a disk, or unknown.
+    Disk,
+}
+
+/// What kind of file system a folder is on.
+pub(crate) fn file_system_kind(folder: &OwnedFd) -> FileSystemKind {
+    let number = rustix::fs::fstatfs(folder).map_or(0, |found| found.f_type as u64 & 0xffff_ffff);
+    match number {
+        number if PSEUDO.contains(&number) => FileSystemKind::State,
+        number if NETWORK.contains(&number) => FileSystemKind::Network,
+        PROGRAM => FileSystemKind::Program,
+        number if MEMORY.contains(&number) => FileSystemKind::Memory,
+        _ => FileSystemKind::Disk,
+    }
 }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use rustix::fs::{IFlags, SeekFrom, XattrFlags};
+use rustix::fs::{AtFlags, IFlags, SeekFrom, StatxAttributes, StatxFlags, XattrFlags};
 use rustix::io::Errno;
 
 /// The largest list of names, and the largest value, that Linux has.
@@ -122,6 +122,12 @@ const FLAGS_PINNED: u32 = 0x10 | 0x20;
 /// The flags to keep of an open file or folder; 0 where the file system has none.
 pub(crate) fn flags_of(file: impl AsFd) -> u32 {
     rustix::fs::ioctl_getflags(file).map_or(0, |flags| flags.bits() & FLAGS_KEPT)
+}
+
+/// Whether the entry has the flag that asks programs like this one to pass it over.
+pub(crate) fn is_nodump(folder: impl AsFd, name: &[u8]) -> bool {
+    let asked = rustix::fs::statx(folder, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty());
+    asked.is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::NODUMP))
 }
 
 /// Whether the entry's flags forbid changes once they are set.
