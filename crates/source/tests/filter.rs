@@ -13,9 +13,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use backmesh_source::{
-    BadPattern, FileSystems, LeftOut, PatternError, Patterns, Problem, Rules, Source, SourceError, WalkOptions, walk,
+    BadPattern, FileSystems, LeftOut, PatternError, Patterns, Problem, RestoreOptions, Rules, Selection, Source, SourceError,
+    WalkOptions, walk,
 };
-use common::{folder, is_root, join, real, skip};
+use common::{folder, is_root, join, real, restore_within, save, skip};
 use proptest::prelude::*;
 
 /// What a walk found below a root, without its path, and what was left out and wrong.
@@ -188,6 +189,37 @@ fn other_file_systems_by_kind() {
     }
     // What is itself protected is meant, whatever it is on.
     check(&found(&inner, Rules { file_systems: FileSystems::One, ..rules(&[]) }), &["there"]);
+}
+
+#[test]
+fn what_is_not_chosen_is_never_removed() {
+    let (top, out) = (folder(), folder());
+    plant(top.path(), &["a", "d/b"]);
+    let saved = save(&[real(top.path())]);
+    let place = |path: &str| [&top.path().as_os_str().as_bytes()[1..], b"/", path.as_bytes()].concat();
+    let extra =
+        ["x", "x.keep", "d/y", "d/y.keep", "e/y", "e/f/g", "h/i/j.keep", "h/i/k", "h/l/m", "secret/n", "full/o.keep", "full/p"];
+    let target = out.path().join(top.path().strip_prefix("/").unwrap());
+    let within = vec![top.path().as_os_str().as_bytes()[1..].to_vec()];
+    let removed = |include: &[&str], exclude: &[&str], dry_run: bool| {
+        plant(&target, &extra);
+        let (include, exclude) = (Patterns::new(include).unwrap(), Patterns::new(exclude).unwrap());
+        let selection = Some(Selection::new(within.clone(), include, exclude));
+        let options = RestoreOptions { delete: true, dry_run, selection, ..RestoreOptions::default() };
+        let outcome = restore_within(&saved, out.path(), &options, &within);
+        assert!(outcome.problems.is_empty(), "{:?}", outcome.problems);
+        outcome.removed.into_iter().collect::<BTreeSet<_>>()
+    };
+    let expected = |paths: &[&str]| paths.iter().map(|path| place(path)).collect::<BTreeSet<_>>();
+    let gone = ["x", "d/y", "e", "e/y", "e/f", "e/f/g", "h/i/k", "h/l", "h/l/m", "full/p"];
+    assert_eq!(removed(&[], &["*.keep", "/secret/"], true), expected(&gone));
+    assert_eq!(removed(&[], &["*.keep", "/secret/"], false), expected(&gone));
+    for path in ["x.keep", "d/y.keep", "h/i/j.keep", "secret/n", "full/o.keep"] {
+        assert!(target.join(path).is_file(), "{path}");
+    }
+    assert!(!target.join("e").exists() && !target.join("h/l").exists());
+    let gone = ["e", "e/y", "e/f", "e/f/g", "h/i/k"];
+    assert_eq!(removed(&["/e", "/h/i/k"], &[], false), expected(&gone));
 }
 
 struct Mount(PathBuf);

@@ -2,8 +2,11 @@
 
 use std::collections::HashSet;
 
+use backmesh_format::catalogue::split_key;
+
 use super::place::Place;
 use super::{RestoreError, RestoreWriter, Shared};
+use crate::filter::{Choice, Selection};
 use crate::key::path_of;
 use crate::os::{self, Handle};
 use crate::roots::{Node, components};
@@ -16,7 +19,8 @@ impl RestoreWriter {
     ///
     /// `within` is what the snapshot protects, as paths without the leading slash: in a folder that is merely on the way to a
     /// protected one, a snapshot does not know what belongs there. Neither these folders nor anything that another file system has
-    /// mounted are removed.
+    /// mounted are removed, nor what [`super::RestoreOptions::selection`] does not choose; with a selection, what was in a removed folder
+    /// is among the paths too.
     ///
     /// # Errors
     /// The error of `keys`; nothing is removed behind it.
@@ -29,8 +33,10 @@ impl RestoreWriter {
         let Some(walk) = self.shared.walk_within(within, &mut problems) else { return Ok((removed, problems)) };
         let mut keys = keys.into_iter();
         let mut next = keys.next().transpose()?;
+        let mut chosen = self.shared.options.selection.clone().map(Chosen::new);
         let mut gone: HashSet<Vec<u8>> = HashSet::new();
-        for found in walk {
+        let mut walk = walk;
+        while let Some(found) = walk.next() {
             let item = match found {
                 Ok(item) if item.inside => item,
                 Ok(_) => continue,
@@ -44,18 +50,97 @@ impl RestoreWriter {
                     continue;
                 }
             };
+            if let Some(chosen) = &mut chosen
+                && !chosen.has(&item, &mut walk)
+            {
+                continue;
+            }
             while next.as_ref().is_some_and(|key| *key < item.key) {
                 next = keys.next().transpose()?;
             }
             let is_extra = next.as_ref() != Some(&item.key);
-            if is_extra && !is_below(&gone, &item.key) {
+            if let Some(chosen) = chosen.as_mut().filter(|_| is_extra && item.stat.is_folder()) {
+                chosen.extra_folder(&item, &mut walk, &mut problems);
+            } else if is_extra && !is_below(&gone, &item.key) {
                 self.shared.remove_extra(&item, &mut removed, &mut problems);
                 if item.stat.is_folder() {
                     gone.insert(path_of(&item.key).unwrap_or_default());
                 }
             }
         }
+        if let Some(chosen) = chosen {
+            chosen.remove_folders(&self.shared, &mut removed, &mut problems);
+        }
         Ok((removed, problems))
+    }
+}
+
+/// Removing only what is chosen: folders go last, and only those in which nothing stays.
+struct Chosen {
+    selection: Selection,
+    /// Keys of the folders that the snapshot does not have.
+    extra: Vec<Vec<u8>>,
+    /// Folders, by their paths, in which something stays.
+    needed: HashSet<Vec<u8>>,
+}
+
+impl Chosen {
+    fn new(selection: Selection) -> Self {
+        Self { selection, extra: Vec::new(), needed: HashSet::new() }
+    }
+
+    /// Whether the entry may be removed. What may not is needed, and so are the folders that it is in.
+    fn has(&mut self, item: &WalkItem, walk: &mut Walk) -> bool {
+        let Ok((folder, name)) = split_key(&item.key) else { return false };
+        let choice = self.selection.choose(&folder, &name, item.stat.is_folder());
+        if choice == Choice::Leave && item.stat.is_folder() {
+            walk.pass_over();
+        }
+        if choice != Choice::Take {
+            self.keep(&folder);
+        }
+        choice == Choice::Take
+    }
+
+    fn keep(&mut self, folder: &[u8]) {
+        if self.extra.is_empty() {
+            return;
+        }
+        let ends = folder.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+        self.needed.extend(ends.chain([folder.len()]).map(|end| folder[..end].to_vec()));
+    }
+
+    fn extra_folder(&mut self, item: &WalkItem, walk: &mut Walk, problems: &mut Vec<RestoreError>) {
+        let Ok(path) = path_of(&item.key) else { return };
+        if item.mounted {
+            walk.pass_over();
+            self.keep(&path);
+            problems.push(RestoreError::Mounted { path });
+        } else {
+            self.extra.push(item.key.clone());
+        }
+    }
+
+    fn remove_folders(mut self, shared: &Shared, removed: &mut Vec<Vec<u8>>, problems: &mut Vec<RestoreError>) {
+        while let Some(key) = self.extra.pop() {
+            let gone = shared.place(&key).and_then(|place| {
+                let path = place.path();
+                if self.needed.contains(&path) {
+                    return Ok(None);
+                }
+                if let Some(parent) = shared.parent(&place, false)?.filter(|_| !shared.options.dry_run) {
+                    os::remove_folder(&*parent, &place.name).map_err(|error| place.io("remove the folder", error))?;
+                }
+                if let Some(folders) = &shared.folders {
+                    folders.forget(&path);
+                }
+                Ok(Some(path))
+            });
+            match gone {
+                Ok(path) => removed.extend(path),
+                Err(error) => problems.push(error),
+            }
+        }
     }
 }
 

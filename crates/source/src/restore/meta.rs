@@ -312,7 +312,7 @@ impl Shared {
     }
 
     fn remove_folder_in_the_way(&self, place: &Place, parent: &Handle) -> Result<(), RestoreError> {
-        let removed = if self.options.delete {
+        let removed = if self.removes_whole_folders() {
             extras::remove_all(self, place, parent).into_iter().next().map_or(Ok(()), Err)
         } else {
             os::remove_folder(parent, &place.name).map_err(|_| RestoreError::FolderInTheWay { path: place.path() })

@@ -21,6 +21,7 @@ use backmesh_format::catalogue::{Entry, Kind};
 use backmesh_format::{DecodeError, Wire};
 use thiserror::Error;
 
+use crate::filter::Selection;
 use crate::os::{self, Handle, Owners};
 use crate::stat::Stat;
 
@@ -44,11 +45,21 @@ pub struct RestoreOptions {
     pub sync: bool,
     /// Absolute paths that are never written to nor removed, such as the program's own state.
     pub exclude: Vec<PathBuf>,
+    /// What is restored, where that is not everything: what it does not choose is never removed.
+    pub selection: Option<Selection>,
 }
 
 impl Default for RestoreOptions {
     fn default() -> Self {
-        Self { dry_run: false, verify: false, delete: false, numeric_owners: false, sync: true, exclude: Vec::new() }
+        Self {
+            dry_run: false,
+            verify: false,
+            delete: false,
+            numeric_owners: false,
+            sync: true,
+            exclude: Vec::new(),
+            selection: None,
+        }
     }
 }
 
@@ -424,7 +435,7 @@ impl Shared {
             return Ok(Step::Link);
         }
         let Some(stat) = there else { return Ok(Step::Create) };
-        if stat.is_folder() && !matches!(entry.kind, Kind::Directory) && !self.options.delete {
+        if stat.is_folder() && !matches!(entry.kind, Kind::Directory) && !self.removes_whole_folders() {
             self.refuse_full_folder(place)?;
         }
         Ok(match &entry.kind {
@@ -436,6 +447,11 @@ impl Shared {
             _ if self.is_special_there(place, entry, stat) => Step::Keep,
             _ => Step::Replace,
         })
+    }
+
+    /// Where only some entries are chosen, a folder may hold others, and stays.
+    fn removes_whole_folders(&self) -> bool {
+        self.options.delete && self.options.selection.is_none()
     }
 
     /// The file that the place names is there as it should be: its other names may be made.
