@@ -128,7 +128,7 @@ impl<'a> Scan<'a> {
 
     /// Walks `roots` in the catalogue's order; what was found, and the cache to be kept once the snapshot is durable.
     pub(crate) fn run(mut self, roots: &[PathBuf], exclude: Vec<PathBuf>) -> Result<(Scanned, StatCacheWriter), BackupError> {
-        for found in walk(roots, &WalkOptions { exclude }) {
+        for found in walk(roots, &WalkOptions { exclude, ..WalkOptions::default() }) {
             if self.report.is_stopped() {
                 return Err(BackupError::Interrupted);
             }
