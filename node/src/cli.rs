@@ -8,6 +8,7 @@ mod completions;
 mod demo;
 mod interrupt;
 mod join;
+mod key;
 mod ls;
 mod man;
 pub mod output;
@@ -60,6 +61,7 @@ enum Command {
     Snapshots(snapshots::Snapshots),
     Ls(ls::Ls),
     Restore(restore::Restore),
+    Key(key::Key),
     Status(status::Status),
     Peers(peers::Peers),
     Recover(recover::Recover),
@@ -131,6 +133,7 @@ impl Command {
             Self::Snapshots(command) => command.run(cx),
             Self::Ls(command) => command.run(cx),
             Self::Restore(command) => command.run(cx),
+            Self::Key(command) => command.run(cx),
             Self::Status(command) => command.run(cx),
             Self::Peers(command) => command.run(cx),
             Self::Recover(command) => command.run(cx),

@@ -24,7 +24,7 @@ use futures::stream::FuturesUnordered;
 use patience::Patience;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 use thiserror::Error;
 use zeroize::Zeroizing;
@@ -98,25 +98,37 @@ impl FetchError {
     }
 }
 
-/// The keys that open a vault's packs: one per generation.
+/// The keys that open a vault's packs: one per generation. Clones share them, so that locking them away reaches everyone.
 #[derive(Clone, Default)]
-pub struct Unsealing(Vec<(SealingKey, Arc<Zeroizing<[u8; 32]>>)>);
+pub struct Unsealing(Arc<RwLock<Secrets>>);
+
+type Secrets = Vec<(SealingKey, Zeroizing<[u8; 32]>)>;
 
 impl Unsealing {
     /// From the secrets of some generations.
     pub fn new(secrets: impl IntoIterator<Item = Zeroizing<[u8; 32]>>) -> Self {
-        Self(secrets.into_iter().map(|secret| (seal::sealing_key(&secret), Arc::new(secret))).collect())
+        let unsealing = Self::default();
+        unsealing.set(secrets);
+        unsealing
+    }
+
+    /// Puts these secrets in the place of those that are here, which are overwritten.
+    pub fn set(&self, secrets: impl IntoIterator<Item = Zeroizing<[u8; 32]>>) {
+        let secrets = secrets.into_iter().map(|secret| (seal::sealing_key(&secret), secret)).collect();
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = secrets;
     }
 
     /// Whether no key is here.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.secrets().is_empty()
     }
 
     /// Opens the one of `slots` that is sealed to a key that is here.
     pub fn open(&self, slots: &[backmesh_format::stripe::KeySlot]) -> Option<seal::PackKey> {
-        let fitting =
-            slots.iter().find_map(|slot| self.0.iter().find(|(key, _)| *key == slot.recipient).map(|(_, secret)| (slot, secret)));
+        let secrets = self.secrets();
+        let fitting = slots
+            .iter()
+            .find_map(|slot| secrets.iter().find(|(key, _)| *key == slot.recipient).map(|(_, secret)| (slot, secret)));
         fitting.and_then(|(slot, secret)| seal::open_key(slot, secret).ok())
     }
 
@@ -125,10 +137,15 @@ impl Unsealing {
     /// # Errors
     /// Where no key that is here opens it, or its bytes make no sense.
     pub fn open_head(&self, head: &Head) -> Result<HeadBody, FetchError> {
+        let secrets = self.secrets();
         let secret =
-            head.keys.iter().find_map(|slot| self.0.iter().find(|(key, _)| *key == slot.recipient)).map(|(_, secret)| secret);
+            head.keys.iter().find_map(|slot| secrets.iter().find(|(key, _)| *key == slot.recipient)).map(|(_, secret)| secret);
         let secret = secret.ok_or(FetchError::LockedHead { generation: head.writer.generation })?;
         seal::open_head(head, secret).map_err(|error| FetchError::DamagedHead { what: error.to_string() })
+    }
+
+    fn secrets(&self) -> RwLockReadGuard<'_, Secrets> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -189,6 +206,11 @@ impl Fetcher {
     /// The keys that open it.
     pub fn unsealing(&self) -> &Unsealing {
         &self.unsealing
+    }
+
+    /// Forgets the keys of packs that were opened.
+    pub fn forget(&self) {
+        self.stripes.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// The key of its chunk ids.

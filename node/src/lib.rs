@@ -9,6 +9,7 @@ pub mod demo;
 pub mod fetch;
 pub mod greeting;
 pub mod holder;
+pub mod key;
 pub mod lanes;
 pub mod library;
 pub mod members;

@@ -10,7 +10,7 @@ use crate::serve::failed;
 use crate::sets::Sets;
 use crate::state::{Config, State};
 use crate::vault::Vault;
-use backmesh_control::{ExitCode, Failure};
+use backmesh_control::Failure;
 use backmesh_format::NodeId;
 use backmesh_mesh::message::{STORE_REPLY_FRAME_BYTES_MAX, StoreReply};
 use backmesh_net::{Net, Protocol};
@@ -162,8 +162,7 @@ impl Node {
     /// Where there is no snapshot, or the vault is locked.
     pub fn library(&self) -> Result<Library, Failure> {
         if self.vault.unsealing.is_empty() {
-            let hint = "unlock it with the recovery phrase";
-            return Err(Failure::new(ExitCode::WrongKey, "the vault is locked on this machine").with_hint(hint));
+            return Err(crate::key::locked());
         }
         self.fetcher.learn_sets(self.sets.all().iter().map(|set| (**set).clone()));
         Ok(Library::new(Arc::clone(&self.fetcher), self.vault.body(), Some(Arc::clone(&self.index)), Handle::current()))

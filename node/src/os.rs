@@ -40,6 +40,23 @@ pub fn create_private_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
+/// Opens a file that exists, to write over what it holds; links are not followed.
+///
+/// # Errors
+/// Where the system refuses.
+pub fn open_to_overwrite(path: &Path) -> io::Result<File> {
+    let no_links = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+    OpenOptions::new().write(true).custom_flags(no_links).open(path)
+}
+
+/// Writes at a place in a file.
+///
+/// # Errors
+/// Where the system refuses.
+pub fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    file.write_all_at(bytes, offset)
+}
+
 /// The mode of an open file, if it lets anyone but its owner in.
 ///
 /// # Errors

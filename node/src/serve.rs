@@ -2,7 +2,7 @@
 
 use crate::node::Node;
 use crate::report::{Ending, Report};
-use crate::{backup, browse, restore, status};
+use crate::{backup, browse, key, restore, status};
 use backmesh_control::{Answer, Event, ExitCode, Failure, REQUEST_BYTES_MAX, Request, serve_line};
 use std::sync::Arc;
 use std::time::Duration;
@@ -113,6 +113,7 @@ async fn answer(node: Arc<Node>, request: Request, report: Report) {
         }
         Request::Status => Ok(status::status(&node).await.into()),
         Request::Peers => Ok(status::peers(&node).await.into()),
+        Request::Key { action } => key::key(&node, action).await.map(Answer::from),
         Request::Reload => node.reload().map(|()| Answer::Reload),
         Request::Shutdown => {
             report.send(Event::Result { more: false, answer: Answer::Shutdown }).await;

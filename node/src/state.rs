@@ -126,7 +126,7 @@ impl From<StateError> for Failure {
             StateError::Exposed { path, .. } => {
                 Some(format!("if nobody else has read it: chmod 600 {}", backmesh_control::escape(os::path_bytes(path))))
             }
-            StateError::Locked => Some("give the recovery phrase: backmesh recover --phrase-file FILE".to_owned()),
+            StateError::Locked => Some("backmesh key unlock --phrase-file FILE puts it back".to_owned()),
             StateError::Generation { .. } => {
                 Some("join again with an empty state folder, the phrase and a member at hand".to_owned())
             }

@@ -12,6 +12,7 @@ use backmesh_format::{DecodeError, Signed, VaultId, Wire, wire_struct};
 use backmesh_store::{Change, Records, RecordsError, Table};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 const HEAD: &[u8] = b"head";
 const BODY: &[u8] = b"body";
@@ -98,7 +99,7 @@ impl Vault {
     pub fn open(state: &State, records: Arc<Records>) -> Result<Self, VaultError> {
         let certificate = state.writer()?;
         let writer = Arc::new(Writer { key: state.writer_key()?, certificate });
-        let unsealing = Unsealing::new(state.unsealing_secrets()?.into_iter().map(|(_, secret)| secret));
+        let unsealing = Unsealing::new(secrets(state)?);
         let read = |key: &[u8]| records.get(Table::Vault, key);
         let newest = Newest {
             head: read(HEAD)?.map(|bytes| Signed::from_wire(&bytes)).transpose()?,
@@ -107,6 +108,24 @@ impl Vault {
         };
         let id = writer.certificate.vault;
         Ok(Self { id, id_key: state.chunk_id_key()?, unsealing, writer, records, newest: Mutex::new(newest) })
+    }
+
+    /// Forgets the keys that open it; the file that had them is gone already.
+    ///
+    /// # Errors
+    /// Where what is remembered cannot be read again.
+    pub fn lock(&self) -> Result<(), VaultError> {
+        self.unsealing.set([]);
+        Ok(())
+    }
+
+    /// Takes the keys that open it from the state folder.
+    ///
+    /// # Errors
+    /// Where they cannot be read.
+    pub fn unlock(&self, state: &State) -> Result<(), VaultError> {
+        self.unsealing.set(secrets(state)?);
+        Ok(())
     }
 
     /// Proves to holders that this machine may read.
@@ -202,5 +221,14 @@ impl Vault {
 
     fn newest(&self) -> MutexGuard<'_, Newest> {
         self.newest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The keys that open it; none where they were locked away.
+fn secrets(state: &State) -> Result<Vec<Zeroizing<[u8; 32]>>, StateError> {
+    match state.unsealing_secrets() {
+        Ok(secrets) => Ok(secrets.into_iter().map(|(_, secret)| secret).collect()),
+        Err(StateError::Locked) => Ok(Vec::new()),
+        Err(error) => Err(error),
     }
 }

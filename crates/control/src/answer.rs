@@ -1,6 +1,7 @@
 //! The results, one type per command. Field names are part of the interface.
 
 use crate::exit::ExitCode;
+use crate::key::KeyResult;
 use crate::path::PathText;
 use crate::time::Time;
 use serde::{Deserialize, Serialize};
@@ -43,6 +44,8 @@ answers! {
     Join(JoinResult),
     /// Of `protect` and `unprotect`.
     Protect(ProtectResult),
+    /// To [`crate::Request::Key`].
+    Key(KeyResult),
     /// Of `demo`.
     Demo(DemoReport),
     /// Of `backmesh-admin create`.

@@ -16,6 +16,7 @@ mod answer;
 mod client;
 mod event;
 mod exit;
+mod key;
 mod line;
 mod path;
 mod request;
@@ -31,6 +32,7 @@ pub use answer::{
 pub use client::{Client, ClientError};
 pub use event::{Batch, Event, Failure, Phase, Problem, Progress};
 pub use exit::ExitCode;
+pub use key::{KeyAction, KeyResult};
 pub use line::{ANSWER_BYTES_MAX, API, LineError, REQUEST_BYTES_MAX, read_line, serve_line};
 pub use path::{PathText, escape};
 pub use request::Request;

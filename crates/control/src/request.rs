@@ -1,5 +1,6 @@
 //! What the agent can be asked.
 
+use crate::key::KeyAction;
 use crate::path::PathText;
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +43,11 @@ pub enum Request {
     Status,
     /// The members of the workgroup; answered by [`crate::PeersResult`]s.
     Peers,
+    /// Look after the key that opens the vault; answered by [`crate::KeyResult`].
+    Key {
+        /// What to do.
+        action: KeyAction,
+    },
     /// Read the configuration again; answered by [`crate::Answer::Reload`].
     Reload,
     /// End the agent as SIGTERM does; answered by [`crate::Answer::Shutdown`] before it ends.

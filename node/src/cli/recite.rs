@@ -3,7 +3,7 @@
 use super::output::local_time;
 use crate::units::display_size;
 use backmesh_control::{
-    Answer, BackupResult, DemoReport, EntryInfo, EntryKind, JoinResult, PathText, PeerInfo, PlanItem, PlannedAction,
+    Answer, BackupResult, DemoReport, EntryInfo, EntryKind, JoinResult, KeyResult, PathText, PeerInfo, PlanItem, PlannedAction,
     ProtectResult, RestoreResult, SnapshotInfo, Standing, StatusResult, escape,
 };
 
@@ -21,6 +21,7 @@ pub(super) fn answer(answer: &Answer, heading: bool, more: bool) -> String {
         Answer::Peers(result) => list(heading, PEER_HEADING, result.peers.iter().map(peer)),
         Answer::Join(result) => join(result),
         Answer::Protect(result) => protect(result),
+        Answer::Key(result) => key(result),
         Answer::Demo(result) => demo(result),
         // The admin's command line has words of its own, and these two need none.
         Answer::Create(_) | Answer::Invite(_) | Answer::Charter(_) | Answer::Reload | Answer::Shutdown => String::new(),
@@ -248,6 +249,19 @@ fn join(result: &JoinResult) -> String {
         lines.push_str("The agent becomes the vault's next writer as soon as it meets its holders.\n");
     }
     lines
+}
+
+fn key(result: &KeyResult) -> String {
+    let vault = short(&result.vault);
+    match (result.locked, result.changed) {
+        (true, true) => format!(
+            "The key that opens vault {vault} is gone from this machine. Backups go on; only the recovery phrase opens what they store:\n\
+             backmesh key unlock puts the key back.\n"
+        ),
+        (true, false) => format!("The key that opens vault {vault} is locked away: it is not on this machine.\n"),
+        (false, true) => format!("The key that opens vault {vault} is on this machine again.\n"),
+        (false, false) => format!("The key that opens vault {vault} is on this machine. backmesh key lock removes it.\n"),
+    }
 }
 
 fn protect(result: &ProtectResult) -> String {

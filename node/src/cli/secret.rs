@@ -24,6 +24,13 @@ pub(super) fn read_phrase(path: &Path) -> anyhow::Result<VaultSecret> {
     Ok(phrase::parse(&text)?)
 }
 
+/// Reads the recovery phrase from one line.
+pub(super) fn read_phrase_line(input: impl BufRead) -> anyhow::Result<VaultSecret> {
+    let mut line = Zeroizing::new(String::with_capacity(PHRASE_BYTES_MAX));
+    input.take(PHRASE_BYTES_MAX as u64).read_line(&mut line).context("the phrase cannot be read")?;
+    Ok(phrase::parse(&line)?)
+}
+
 /// Reads a text of at most `bytes_max` bytes.
 pub(super) fn read_bounded(reader: impl Read, bytes_max: usize) -> io::Result<Zeroizing<String>> {
     let mut text = Zeroizing::new(String::with_capacity(bytes_max + 1));

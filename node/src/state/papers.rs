@@ -9,6 +9,7 @@ use backmesh_format::membership::Certificate;
 use backmesh_format::token::Token;
 use backmesh_format::vault::WriterCert;
 use backmesh_format::{MachineId, NodeId, SealingKey, Signed, UnixMillis, Wire, keyfile};
+use std::fs::File;
 use std::io;
 
 /// How many generations a takeover is made ready for. The root key is gone once `join` has ended, so that every certificate that may
@@ -147,12 +148,79 @@ impl State {
         let mut secrets = self.unsealing_secrets()?;
         secrets.reverse();
         let kept = secrets.iter().filter(|(generation, _)| *generation <= writer.generation).map(|(_, secret)| &**secret);
-        write_private(&self.vault_path("unsealing.key"), keyfile::to_text(UNSEALING_KEY, kept).as_bytes())?;
+        self.replace_unsealing_key(kept)?;
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &path)(error)),
             _ => os::sync_dir(&self.folder.join("vault")).map_err(io_error("sync", &path)).map(|()| writer),
         }
     }
+}
+
+/// The key that opens the vault, which may be locked away and come back.
+impl State {
+    /// Whether it is in the state folder.
+    ///
+    /// # Errors
+    /// Where the system refuses.
+    pub fn has_unsealing_key(&self) -> Result<bool, StateError> {
+        let path = self.vault_path("unsealing.key");
+        path.try_exists().map_err(io_error("look for", &path))
+    }
+
+    /// Overwrites and removes it; whether it was there.
+    ///
+    /// # Errors
+    /// Where the system refuses.
+    pub fn remove_unsealing_key(&self) -> Result<bool, StateError> {
+        let path = self.vault_path("unsealing.key");
+        let unfinished = self.vault_path("unsealing.key.new");
+        let mut removed = false;
+        for path in [&unfinished, &path] {
+            match os::open_to_overwrite(path) {
+                Ok(file) => overwrite(&file).and_then(|()| std::fs::remove_file(path)).map_err(io_error("remove", path))?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(io_error("remove", path)(error)),
+            }
+            removed = true;
+        }
+        let folder = self.folder.join("vault");
+        os::sync_dir(&folder).map_err(io_error("sync", &folder))?;
+        Ok(removed)
+    }
+
+    /// Writes it anew from what the recovery phrase holds, which is that of this vault; whether it was missing.
+    ///
+    /// # Errors
+    /// Where the system refuses.
+    pub fn write_unsealing_key(&self, secret: &VaultSecret) -> Result<bool, StateError> {
+        if self.has_unsealing_key()? {
+            return Ok(false);
+        }
+        let writer = self.writer()?;
+        let secrets: Vec<_> =
+            (1..=writer.generation).map(|generation| secret.unsealing_secret_of(writer.seat, generation)).collect();
+        self.replace_unsealing_key(secrets.iter().map(|secret| &**secret))?;
+        Ok(true)
+    }
+
+    /// Writes the file anew, and overwrites the bytes of the one that was there.
+    fn replace_unsealing_key<'a>(&self, secrets: impl IntoIterator<Item = &'a [u8; 32]>) -> Result<(), StateError> {
+        let path = self.vault_path("unsealing.key");
+        let before = os::open_to_overwrite(&path);
+        write_private(&path, keyfile::to_text(UNSEALING_KEY, secrets).as_bytes())?;
+        match before {
+            Ok(before) => overwrite(&before).map_err(io_error("overwrite", &path)),
+            Err(_) => Ok(()),
+        }
+    }
+}
+
+/// Puts zeros in the place of all bytes, durably. File systems that never write in place, and disks that spread their writes, may keep
+/// the old bytes elsewhere.
+fn overwrite(file: &File) -> io::Result<()> {
+    let length = file.metadata()?.len();
+    os::write_all_at(file, &vec![0; usize::try_from(length).unwrap_or(usize::MAX)], 0)?;
+    file.sync_all()
 }
 
 impl Founding<'_> {

@@ -1,0 +1,107 @@
+//! The key that opens the vault, locked away: backups go on, nothing can be read, the disk tells nothing of what was, and the phrase
+//! opens everything again.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
+
+use backmesh_tests::tree::{assert_identical, make_tree};
+use backmesh_tests::{Group, Node, text};
+use std::fs;
+use std::path::Path;
+
+/// What needs the key ends with 12 and says what to do.
+fn needs_the_key(owner: &Node, target: &Path) {
+    let commands: [&[&str]; 3] = [&["snapshots"], &["ls", "latest"], &["restore", "latest", "--to", text(target)]];
+    for words in commands {
+        let refused = owner.run(words).expect(12);
+        assert!(refused.stderr.contains("locked away") && refused.stderr.contains("key unlock"), "{words:?}: {refused:?}");
+    }
+    assert!(!target.exists() || fs::read_dir(target).unwrap().next().is_none());
+}
+
+fn unsealing_key(owner: &Node) -> std::path::PathBuf {
+    owner.state.join("vault/unsealing.key")
+}
+
+#[test]
+fn backups_go_on_without_the_key() {
+    // Older than the group, so that nothing in it is too young to be believed unchanged.
+    let source = tempfile::tempdir().unwrap();
+    make_tree(source.path(), 7, 3 << 20).unwrap();
+    let mut group = Group::start(4).unwrap();
+    let phrases = ["node0", "node1"].map(|name| group.phrase_file(name));
+    let target = group.folder.path().join("back");
+    let owner = &group.nodes[0];
+    owner.protect(source.path());
+    owner.back_up();
+    assert_eq!(owner.run(&["--json", "key", "status"]).expect(0).result()["locked"], false);
+
+    let locked = owner.run(&["--json", "key", "lock"]).expect(0).result();
+    assert!(locked["locked"] == true && locked["changed"] == true, "{locked}");
+    assert!(!unsealing_key(owner).exists());
+    assert_eq!(owner.status()["vault"]["locked"], true);
+    needs_the_key(owner, &target);
+    assert_eq!(owner.run(&["--json", "key", "lock"]).expect(0).result()["changed"], false, "once more changes nothing");
+
+    assert_eq!(owner.back_up()["bytes_read"], 0, "unchanged files are known without the key");
+    for number in 0..9 {
+        make_tree(&source.path().join(format!("more {number}")), 100 + number, 200 << 10).unwrap();
+        fs::remove_dir_all(source.path().join(format!("more {}", number as i64 - 3))).ok();
+        assert!(group.nodes[0].back_up()["bytes_read"].as_u64().unwrap() >= 200 << 10);
+        if number == 4 {
+            group.nodes[0].stop();
+            group.nodes[0].start().unwrap();
+            group.settle().unwrap();
+            assert_eq!(group.nodes[0].status()["vault"]["locked"], true);
+        }
+    }
+    needs_the_key(&group.nodes[0], &target);
+
+    wrong_phrases(&group.nodes[0], [&phrases[0], &phrases[1]], group.folder.path());
+    let recovered = group.folder.path().join("recovered");
+    group.recover("node0", &group.nodes[1], &["--to", text(&recovered)]).expect(0);
+    assert_identical(source.path(), &recovered);
+    let listed = group.recover("node0", &group.nodes[1], &["--list"]).expect(0).result();
+    assert_eq!(listed["snapshots"].as_array().map(Vec::len), Some(11));
+
+    let owner = &group.nodes[0];
+    let unlocked = owner.run(&["--json", "key", "unlock", "--phrase-file", text(&phrases[0])]).expect(0).result();
+    assert!(unlocked["locked"] == false && unlocked["changed"] == true, "{unlocked}");
+    owner.run(&["restore", "latest", "--to", text(&target)]).expect(0);
+    assert_identical(source.path(), &target);
+    let snapshots = owner.run(&["--json", "snapshots"]).expect(0).result();
+    assert_eq!(snapshots["snapshots"].as_array().map(Vec::len), Some(11));
+    let known: Vec<_> = snapshots["snapshots"].as_array().unwrap().iter().map(|snapshot| snapshot["roots"].clone()).collect();
+    assert!(known.iter().all(|roots| *roots == known[0]), "{known:?}");
+    owner.back_up();
+    assert_eq!(owner.run(&["--json", "snapshots"]).expect(0).result()["snapshots"].as_array().map(Vec::len), Some(12));
+}
+
+fn wrong_phrases(owner: &Node, [own, other]: [&Path; 2], folder: &Path) {
+    let with_a_slip = folder.join("slip.phrase");
+    let words = fs::read_to_string(own).unwrap();
+    let (first, rest) = words.split_once(' ').unwrap();
+    fs::write(&with_a_slip, format!("{} {rest}", if first == "zoo" { "zone" } else { "zoo" })).unwrap();
+    let refused = owner.run(&["key", "unlock", "--phrase-file", text(&with_a_slip)]).expect(12);
+    assert!(!refused.stderr.is_empty());
+    let refused = owner.run(&["key", "unlock", "--phrase-file", text(other)]).expect(12);
+    assert!(refused.stderr.contains("another vault"), "{refused:?}");
+    assert!(!unsealing_key(owner).exists());
+    assert_eq!(owner.status()["vault"]["locked"], true);
+}
+
+/// Without an agent: in the state folder alone.
+#[test]
+fn a_key_is_locked_away_and_back_without_an_agent() {
+    let group = Group::found().unwrap();
+    let node = group.blank("lone");
+    group.join(&node, &group.token(&[]), "1GiB").expect(0);
+    let before = fs::read_to_string(unsealing_key(&node)).unwrap();
+    assert_eq!(node.run(&["--json", "key", "lock"]).expect(0).result()["changed"], true);
+    assert_eq!(node.run(&["--json", "key", "status"]).expect(0).result()["locked"], true);
+    assert!(!unsealing_key(&node).exists());
+    let phrase = group.phrase_file("lone");
+    assert_eq!(node.run(&["--json", "key", "unlock", "--phrase-file", text(&phrase)]).expect(0).result()["changed"], true);
+    assert_eq!(fs::read_to_string(unsealing_key(&node)).unwrap(), before);
+    assert_eq!(node.run(&["--json", "key", "unlock", "--phrase-file", text(&phrase)]).expect(0).result()["changed"], false);
+    node.run(&["key", "unlock"]).expect(2);
+}
