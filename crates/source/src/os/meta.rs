@@ -119,9 +119,9 @@ const FLAGS_KEPT: u32 = 0x8 | 0x10 | 0x20 | 0x40 | 0x80 | 0x1_0000 | 0x80_0000;
 /// Immutable and append only: they forbid all that a restore does, so they come last.
 const FLAGS_PINNED: u32 = 0x10 | 0x20;
 
-/// The flags to keep of an open file or folder; 0 where the file system has none.
-pub(crate) fn flags_of(file: impl AsFd) -> u32 {
-    rustix::fs::ioctl_getflags(file).map_or(0, |flags| flags.bits() & FLAGS_KEPT)
+/// The flags to keep of an open file or folder; none where the file system has no such thing.
+pub(crate) fn flags_of(file: impl AsFd) -> Option<u32> {
+    rustix::fs::ioctl_getflags(file).ok().map(|flags| flags.bits() & FLAGS_KEPT)
 }
 
 /// Whether the entry has the flag that asks programs like this one to pass it over.
@@ -135,26 +135,74 @@ pub(crate) fn is_pinned(flags: u32) -> bool {
     flags & FLAGS_PINNED != 0
 }
 
-/// Sets the flags that do not forbid later changes.
-pub(crate) fn set_flags(file: impl AsFd, flags: u32) -> io::Result<()> {
-    change_flags(file, FLAGS_KEPT & !FLAGS_PINNED, flags & FLAGS_KEPT & !FLAGS_PINNED)
+/// Whether both forbid the same changes.
+pub(crate) fn is_pinned_alike(flags: u32, others: u32) -> bool {
+    (flags ^ others) & FLAGS_PINNED == 0
 }
 
-/// Sets immutable and append only.
-pub(crate) fn set_flags_pinned(file: impl AsFd, flags: u32) -> io::Result<()> {
-    change_flags(file, FLAGS_PINNED, flags & FLAGS_PINNED)
+/// Makes the flags that do not forbid later changes those of `flags`. False where the file system, or our rights, allow not all of them.
+pub(crate) fn set_flags(file: impl AsFd, flags: u32) -> io::Result<bool> {
+    change_flags(file, FLAGS_KEPT & !FLAGS_PINNED, flags)
 }
 
-/// Takes immutable and append only away, so that the file can be replaced.
-pub(crate) fn clear_flags_pinned(file: impl AsFd) -> io::Result<()> {
-    change_flags(file, FLAGS_PINNED, 0)
+/// As [`set_flags`], with immutable and append only.
+pub(crate) fn set_flags_pinned(file: impl AsFd, flags: u32) -> io::Result<bool> {
+    change_flags(file, FLAGS_KEPT, flags)
 }
 
-fn change_flags(file: impl AsFd, mask: u32, flags: u32) -> io::Result<()> {
-    let before = rustix::fs::ioctl_getflags(&file)?;
-    let after = IFlags::from_bits_retain((before.bits() & !mask) | flags);
-    if after != before {
-        rustix::fs::ioctl_setflags(&file, after)?;
+/// Takes immutable and append only away, so that the file can be changed. Whether that was possible.
+pub(crate) fn clear_flags_pinned(file: impl AsFd) -> bool {
+    change_flags(file, FLAGS_PINNED, 0).unwrap_or(false)
+}
+
+fn change_flags(file: impl AsFd, mask: u32, flags: u32) -> io::Result<bool> {
+    let wanted = flags & mask;
+    let Ok(before) = rustix::fs::ioctl_getflags(&file) else { return Ok(wanted == 0) };
+    let after = (before.bits() & !mask) | wanted;
+    if after == before.bits() {
+        return Ok(true);
     }
-    Ok(())
+    match rustix::fs::ioctl_setflags(&file, IFlags::from_bits_retain(after)) {
+        Ok(()) => return Ok(true),
+        Err(error) if is_not_possible(error) => {}
+        Err(error) => return Err(error.into()),
+    }
+    // A file system may know some of them: one at a time, those that forbid changes last.
+    let one_by_one = (0..u32::BITS).map(|bit| 1 << bit).filter(|flag| mask & flag != 0 && flag & FLAGS_PINNED == 0);
+    let mut is_all = true;
+    for flag in one_by_one.chain([mask & FLAGS_PINNED]) {
+        let now = rustix::fs::ioctl_getflags(&file)?.bits();
+        let next = (now & !flag) | (wanted & flag);
+        is_all &= next == now || rustix::fs::ioctl_setflags(&file, IFlags::from_bits_retain(next)).is_ok();
+    }
+    Ok(is_all)
+}
+
+fn is_not_possible(error: Errno) -> bool {
+    matches!(error, Errno::NOTSUP | Errno::NOTTY | Errno::NOSYS | Errno::INVAL | Errno::PERM | Errno::ACCESS)
+}
+
+/// Whether the file system does not know such attributes at all.
+pub(crate) fn is_not_supported(error: &io::Error) -> bool {
+    Errno::from_io_error(error) == Some(Errno::NOTSUP)
+}
+
+/// What an access control list gives to the file's group, as the three bits of a mode. Without the list, the mode's bits for the group
+/// would give it all that anyone on the list may do.
+///
+/// The format is that of `system.posix_acl_access`: a version, then a tag, bits and a number for each on the list.
+pub(crate) fn acl_group_bits(acl: &[u8]) -> Option<u16> {
+    const OWNING_GROUP: [u8; 2] = 4_u16.to_le_bytes();
+    let list = acl.strip_prefix(&2_u32.to_le_bytes())?;
+    let found = list.chunks_exact(8).find(|entry| entry[..2] == OWNING_GROUP)?;
+    Some(u16::from_le_bytes([found[2], found[3]]) & 0o7)
+}
+
+/// Whether nothing was ever written to this range of the file. Moves the file's position.
+pub(crate) fn is_hole(file: &File, offset: u64, length: u64) -> bool {
+    match rustix::fs::seek(file, SeekFrom::Data(offset)) {
+        Ok(data) => data >= offset.saturating_add(length),
+        Err(Errno::NXIO) => file.metadata().is_ok_and(|meta| meta.len() >= offset.saturating_add(length)),
+        Err(_) => false,
+    }
 }

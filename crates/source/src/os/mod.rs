@@ -7,8 +7,9 @@ mod owner;
 
 pub(crate) use folder::{FileSystemKind, Names, file_system_kind, list_names};
 pub(crate) use meta::{
-    clear_flags_pinned, flags_of, holes_of, is_nodump, is_pinned, list_xattrs, list_xattrs_at, remove_xattr, remove_xattr_at,
-    set_flags, set_flags_pinned, set_xattr, set_xattr_at, xattr, xattr_at,
+    acl_group_bits, clear_flags_pinned, flags_of, holes_of, is_hole, is_nodump, is_not_supported, is_pinned, is_pinned_alike,
+    list_xattrs, list_xattrs_at, remove_xattr, remove_xattr_at, set_flags, set_flags_pinned, set_xattr, set_xattr_at, xattr,
+    xattr_at,
 };
 pub(crate) use open::{
     Handle, Opened, absolute, chmod, chmod_at, chown, chown_at, create_file, folder_at, is_no_folder, is_replaced, is_writable,

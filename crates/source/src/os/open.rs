@@ -261,9 +261,15 @@ pub(crate) fn chmod(file: impl AsFd, mode: u16) -> io::Result<()> {
     Ok(rustix::fs::fchmod(file, Mode::from_raw_mode(u32::from(mode)))?)
 }
 
-/// As [`chmod`], for what cannot be opened: pipes and devices, never links.
+/// As [`chmod`], for what cannot be opened: pipes and devices. A link that took their place is not followed.
 pub(crate) fn chmod_at(folder: impl AsFd, name: &[u8], mode: u16) -> io::Result<()> {
-    Ok(rustix::fs::chmodat(folder, name, Mode::from_raw_mode(u32::from(mode)), AtFlags::empty())?)
+    let handle = rustix::fs::openat(folder, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    chmod_handle(&handle, mode)
+}
+
+/// A handle opened with O_PATH cannot be given to fchmod, its name under /proc can.
+fn chmod_handle(handle: &OwnedFd, mode: u16) -> io::Result<()> {
+    Ok(rustix::fs::chmod(format!("/proc/self/fd/{}", handle.as_raw_fd()), Mode::from_raw_mode(u32::from(mode)))?)
 }
 
 /// Makes sure that we can list, enter and change a folder of ours while we restore into it.
@@ -273,9 +279,7 @@ pub(crate) fn writable_at(folder: impl AsFd, name: &[u8]) -> io::Result<()> {
     if rustix::fs::accessat(&handle, c".", all, AtFlags::EACCESS).is_ok() {
         return Ok(());
     }
-    // A handle opened with O_PATH cannot be given to fchmod, its name under /proc can.
-    let by_handle = format!("/proc/self/fd/{}", handle.as_raw_fd());
-    Ok(rustix::fs::chmod(by_handle, Mode::from_raw_mode(u32::from(stat_of(&handle)?.permissions() | 0o700)))?)
+    chmod_handle(&handle, stat_of(&handle)?.permissions() | 0o700)
 }
 
 /// Sets owner and group; `None` leaves one as it is.

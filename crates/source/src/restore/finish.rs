@@ -1,5 +1,7 @@
 //! The end of a restore: other names of files, then folders from the deepest up, then the disk.
 
+use std::io;
+
 use backmesh_format::Wire;
 use backmesh_format::catalogue::Entry;
 
@@ -16,6 +18,10 @@ pub struct Finished {
     pub owners_not_set: u64,
     /// Labels of the system's security that only root can set.
     pub labels_not_set: u64,
+    /// Entries without the file system's flags that they had: the file system there has no such flags, or only root may set them.
+    pub flags_not_set: u64,
+    /// Entries without extended attributes or access control lists that they had, because the file system there keeps none.
+    pub attributes_not_set: u64,
 }
 
 impl RestoreWriter {
@@ -30,7 +36,13 @@ impl RestoreWriter {
             self.shared.sync(&mut problems);
         }
         let state = self.shared.state();
-        Finished { problems, owners_not_set: state.owners_not_set, labels_not_set: state.labels_not_set }
+        Finished {
+            problems,
+            owners_not_set: state.owners_not_set,
+            labels_not_set: state.labels_not_set,
+            flags_not_set: state.flags_not_set,
+            attributes_not_set: state.attributes_not_set,
+        }
     }
 }
 
@@ -98,8 +110,12 @@ impl Shared {
             let set = self.place(&key).and_then(|place| {
                 let Some(parent) = self.parent(&place, false)? else { return Ok(()) };
                 let file = os::open_file_at(Some(&parent), &place.name);
-                let set = file.and_then(|file| os::set_flags_pinned(&file, flags));
-                set.map_err(|error| place.metadata("the file system's flags", error))
+                let set = match file.and_then(|file| os::set_flags_pinned(&file, flags)) {
+                    Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !self.is_root => false,
+                    set => set.map_err(|error| place.metadata("the file system's flags", error))?,
+                };
+                self.state().flags_not_set += u64::from(!set);
+                Ok(())
             });
             problems.extend(set.err());
         }

@@ -71,10 +71,12 @@ impl Shared {
     /// Sets the metadata of an open file or folder. Returns what could not be set.
     pub(super) fn metadata(&self, place: &Place, file: &impl Opened, entry: &Entry) -> Vec<RestoreError> {
         let mut problems = self.metadata_onto(place, &Onto::File(file), entry);
-        if entry.flags != 0
-            && let Err(error) = os::set_flags(file, entry.flags)
-        {
-            problems.push(place.metadata("the file system's flags", error));
+        match os::set_flags(file, entry.flags) {
+            Ok(true) => {}
+            // What forbids changes comes last, and is counted then.
+            Ok(false) if os::is_pinned(entry.flags) => {}
+            Ok(false) => self.state().flags_not_set += 1,
+            Err(error) => problems.push(place.metadata("the file system's flags", error)),
         }
         problems
     }
@@ -102,12 +104,14 @@ impl Shared {
             }
             stat = onto.stat().unwrap_or(stat);
         }
-        if self.xattrs(place, onto, entry, &mut problems) {
+        let attributes = self.xattrs(place, onto, entry, &mut problems);
+        if attributes.changed {
             // An ACL that was set or removed changes the mode.
             stat = onto.stat().unwrap_or(stat);
         }
         if stat.kind != FileKind::Symlink {
-            let mode = allowed_mode(entry.mode, stat.uid == uid, stat.gid == gid);
+            let mode = attributes.mode(entry.mode);
+            let mode = allowed_mode(mode, stat.uid == uid, stat.gid == gid);
             if stat.permissions() != mode
                 && let Err(error) = onto.chmod(mode)
             {
@@ -144,22 +148,34 @@ impl Shared {
         Err(io::Error::from(io::ErrorKind::PermissionDenied))
     }
 
-    /// Makes the extended attributes those of the entry. Whether any had to change.
-    fn xattrs<F: Opened>(&self, place: &Place, onto: &Onto<'_, F>, entry: &Entry, problems: &mut Vec<RestoreError>) -> bool {
+    /// Makes the extended attributes those of the entry.
+    fn xattrs<F: Opened>(
+        &self,
+        place: &Place,
+        onto: &Onto<'_, F>,
+        entry: &Entry,
+        problems: &mut Vec<RestoreError>,
+    ) -> Attributes {
+        let mut attributes = Attributes::default();
         let there = match onto.list_xattrs() {
             Ok(there) => there,
-            Err(error) if entry.xattrs.is_empty() && error.kind() == io::ErrorKind::NotFound => return false,
+            Err(error) if entry.xattrs.is_empty() && error.kind() == io::ErrorKind::NotFound => return attributes,
             Err(error) => {
                 problems.push(place.metadata("extended attributes", error));
-                return false;
+                return attributes;
             }
         };
-        let mut changed = false;
+        let mut not_supported = false;
         let mut check = |name: &[u8], done: io::Result<()>| {
-            changed = true;
+            attributes.changed = true;
             let Err(error) = done else { return };
+            if name == ACL {
+                attributes.acl_missing = true;
+            }
             if !self.is_root && (name.starts_with(b"security.") || name.starts_with(b"trusted.")) {
                 self.state().labels_not_set += 1;
+            } else if os::is_not_supported(&error) {
+                not_supported = true;
             } else {
                 problems.push(place.metadata(format!("the extended attribute {}", String::from_utf8_lossy(name)), error));
             }
@@ -173,14 +189,21 @@ impl Shared {
                 check(name, onto.set_xattr(name, value));
             }
         }
-        changed
+        if not_supported {
+            self.state().attributes_not_set += 1;
+        }
+        if attributes.acl_missing {
+            let acl = entry.xattrs.iter().find(|(name, _)| name == ACL);
+            attributes.group_bits = acl.and_then(|(_, acl)| os::acl_group_bits(acl)).unwrap_or(0);
+        }
+        attributes
     }
 
     /// Whether the file that is there may become the entry's by setting its metadata.
     ///
     /// A file with other names may have some outside the target, or names that the snapshot has as files of their own. It is kept only
     /// where nothing at all would change and the snapshot knows it as a file with several names, and for one group of names.
-    pub(super) fn may_keep(&self, entry: &Entry, stat: &Stat) -> bool {
+    pub(super) fn may_keep(&self, place: &Place, entry: &Entry, stat: &Stat) -> bool {
         if stat.links <= 1 {
             return true;
         }
@@ -188,7 +211,25 @@ impl Shared {
         let claimed = self.state().claimed.get(&(stat.key.device, stat.key.inode)).copied();
         let (uid, gid) = self.wanted_owner(entry);
         let mine = !self.is_root || (stat.uid, stat.gid) == (uid, gid);
-        claimed.is_none_or(|by| by == group) && mine && stat.permissions() == entry.mode && stat.key.modified == entry.modified
+        let alike = mine && stat.permissions() == entry.mode && stat.key.modified == entry.modified;
+        alike && claimed.is_none_or(|by| by == group) && self.has_attributes(place, entry).unwrap_or(false)
+    }
+
+    /// Whether what is there has the entry's extended attributes and flags, as far as we could set them.
+    fn has_attributes(&self, place: &Place, entry: &Entry) -> io::Result<bool> {
+        let Some(parent) = self.parent(place, false).ok().flatten() else { return Ok(false) };
+        let is_ours = |name: &[u8]| is_a_persons(name) || self.is_root;
+        let there = os::list_xattrs_at(&*parent, &place.name)?;
+        let is_wanted = |name: &Vec<u8>| !is_a_persons(name) || entry.xattrs.iter().any(|(wanted, _)| wanted == name);
+        let mut wanted = entry.xattrs.iter().filter(|(name, _)| is_ours(name));
+        let has = |name: &[u8], value: &Vec<u8>| {
+            os::xattr_at(&*parent, &place.name, name).is_ok_and(|found| found.as_ref() == Some(value))
+        };
+        if !there.iter().all(is_wanted) || !wanted.all(|(name, value)| has(name, value)) {
+            return Ok(false);
+        }
+        let file = matches!(entry.kind, Kind::File { .. }).then(|| os::open_file_at(Some(&parent), &place.name).ok());
+        Ok(file.flatten().and_then(os::flags_of).is_none_or(|flags| flags == entry.flags))
     }
 
     /// Sets what differs in the metadata of a file whose contents stay.
@@ -198,7 +239,14 @@ impl Shared {
         match os::open_file_at(Some(&parent), &place.name) {
             _ if several => Ok(Vec::new()),
             Ok(file) if os::stat_of(&file).is_ok_and(|stat| stat.is_file() && stat.links <= 1) => {
-                Ok(self.metadata(place, &file, entry))
+                let problems = self.metadata(place, &file, entry);
+                // What forbids changes forbids these too; it is set again at the end where the entry has it.
+                let flags = os::flags_of(&file).filter(|flags| os::is_pinned(*flags)).unwrap_or(0);
+                let in_the_way = flags != 0 && !(problems.is_empty() && os::is_pinned_alike(flags, entry.flags));
+                if in_the_way && os::clear_flags_pinned(&file) {
+                    return Ok(self.metadata(place, &file, entry));
+                }
+                Ok(problems)
             }
             Ok(_) => Err(RestoreError::NotAFile { path: place.path() }),
             // A file that we may not read may still be ours.
@@ -220,6 +268,12 @@ impl Shared {
             Some(stat) if stat.is_folder() => {
                 // A folder that is not ours may still let us in; if not, what is in it says so.
                 let _ = os::writable_at(&*parent, &place.name);
+                // One that forbids changes is opened for them, and closed at the end where the entry has it so.
+                if let Ok(folder) = os::folder_at(&*parent, &place.name, true)
+                    && os::flags_of(&folder).is_some_and(os::is_pinned)
+                {
+                    os::clear_flags_pinned(&folder);
+                }
                 return Ok(Vec::new());
             }
             Some(_) => self.remove_in_the_way(place, &parent)?,
@@ -232,7 +286,13 @@ impl Shared {
     }
 
     fn remove_in_the_way(&self, place: &Place, parent: &Handle) -> Result<(), RestoreError> {
-        os::remove_file(parent, &place.name).map_err(|error| place.io("remove what is in the way", error))
+        let removed = match os::remove_file(parent, &place.name) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && self.unpin(parent, &place.name) => {
+                os::remove_file(parent, &place.name)
+            }
+            removed => removed,
+        };
+        removed.map_err(|error| place.io("remove what is in the way", error))
     }
 
     /// Whether a link, pipe or device is there as the entry has it.
@@ -247,7 +307,7 @@ impl Shared {
             Kind::BlockDevice { device } => stat.kind == FileKind::BlockDevice && stat.device_number == *device,
             Kind::Directory | Kind::File { .. } | Kind::Socket => false,
         };
-        same && self.may_keep(entry, stat)
+        same && self.may_keep(place, entry, stat)
     }
 
     /// Makes a link, pipe or device under a temporary name and puts it in its place.
@@ -307,7 +367,7 @@ impl Shared {
         let file = self.is_root.then(|| os::open_file_at(Some(parent), name).ok()).flatten();
         file.is_some_and(|file| {
             let alone = os::stat_of(&file).is_ok_and(|stat| stat.links <= 1);
-            alone && os::is_pinned(os::flags_of(&file)) && os::clear_flags_pinned(&file).is_ok()
+            alone && os::flags_of(&file).is_some_and(os::is_pinned) && os::clear_flags_pinned(&file)
         })
     }
 
@@ -333,6 +393,25 @@ impl Shared {
         } else {
             Err(RestoreError::FolderInTheWay { path: place.path() })
         }
+    }
+}
+
+/// The list of who else may do what, beside the mode.
+const ACL: &[u8] = b"system.posix_acl_access";
+
+/// What became of an entry's extended attributes.
+#[derive(Debug, Default)]
+struct Attributes {
+    changed: bool,
+    acl_missing: bool,
+    /// What the list that is missing gives to the file's group.
+    group_bits: u16,
+}
+
+impl Attributes {
+    /// The mode to set. With an access control list, its bits for the group are the most that anyone on the list may do.
+    fn mode(&self, mode: u16) -> u16 {
+        if self.acl_missing { mode & !(0o070 & !(self.group_bits << 3)) } else { mode }
     }
 }
 

@@ -245,6 +245,8 @@ struct State {
     pinned: Vec<(Vec<u8>, u32)>,
     owners_not_set: u64,
     labels_not_set: u64,
+    flags_not_set: u64,
+    attributes_not_set: u64,
 }
 
 #[derive(Debug)]
@@ -351,7 +353,7 @@ impl RestoreWriter {
     pub fn keep_contents(&self, key: &[u8], entry: &Entry) -> Result<Option<Vec<RestoreError>>, RestoreError> {
         let place = self.writable(key)?;
         let there = self.shared.there(&place)?;
-        if !there.is_some_and(|stat| stat.is_file() && self.shared.may_keep(entry, &stat)) {
+        if !there.is_some_and(|stat| stat.is_file() && self.shared.may_keep(&place, entry, &stat)) {
             return Ok(None);
         }
         let problems = self.shared.keep(&place, entry)?;
@@ -442,7 +444,7 @@ impl Shared {
             Kind::Directory if stat.is_folder() => Step::Keep,
             Kind::File { bytes, .. } if stat.is_file() => {
                 let same = stat.key.size == *bytes && stat.key.modified == entry.modified;
-                if same && !self.options.verify && self.may_keep(entry, stat) { Step::Keep } else { Step::Update }
+                if same && !self.options.verify && self.may_keep(place, entry, stat) { Step::Keep } else { Step::Update }
             }
             _ if self.is_special_there(place, entry, stat) => Step::Keep,
             _ => Step::Replace,

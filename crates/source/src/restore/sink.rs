@@ -89,6 +89,23 @@ impl FileSink {
         Ok(())
     }
 
+    /// Passes over the next bytes, which stay a hole: they read as zeros, and take no space.
+    ///
+    /// # Errors
+    /// `Incomplete` where they lie beyond the file's end, and `Io`.
+    pub fn pass_over(&mut self, bytes: u64) -> Result<(), RestoreError> {
+        let end = self.position.saturating_add(bytes);
+        if end > self.size {
+            return Err(RestoreError::Incomplete { path: self.place.path(), expected: self.size, found: end });
+        }
+        if self.entry.holes.is_empty() {
+            self.file.set_len(self.size).map_err(|error| self.place.io("make a file of this size", error))?;
+        }
+        self.position = end;
+        self.written += bytes;
+        Ok(())
+    }
+
     fn put(&self, bytes: &[u8], offset: u64) -> Result<(), RestoreError> {
         if bytes.is_empty() {
             return Ok(());

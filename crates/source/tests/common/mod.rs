@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test takes what it needs")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+pub(crate) mod tree;
+
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io::Read;
@@ -171,7 +173,13 @@ pub(crate) fn as_user(name: &str) -> bool {
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
     let mut command = std::process::Command::new(&program);
     command.args(["--exact", name, "--nocapture"]).env("TMPDIR", place.path()).current_dir(place.path()).uid(65_534).gid(65_534);
-    let output = command.output().unwrap();
+    let output = loop {
+        match command.output() {
+            // Another test's new process has the copy open for writing until it becomes another program.
+            Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => std::thread::yield_now(),
+            output => break output.unwrap(),
+        }
+    };
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.contains("1 passed"), "as nobody: {said}");
     false
