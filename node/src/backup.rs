@@ -14,6 +14,7 @@ use crate::node::Node;
 use crate::outbox::OutboxError;
 use crate::report::Report;
 use crate::sets::SetsError;
+use crate::units::count;
 use crate::vault::SignHeadError;
 use backmesh_codec::frame::CompressError;
 use backmesh_codec::stripe::BuildError;
@@ -182,7 +183,14 @@ pub async fn back_up(node: &Arc<Node>, report: &Report) -> Result<BackupResult, 
         seconds: clock.elapsed().as_secs_f64(),
         problems: report.problems(),
         complete: node.outbox.shards_pending() == 0,
+        notes: notes(&scanned),
     })
+}
+
+fn notes(scanned: &Scanned) -> Vec<String> {
+    let sockets = count(scanned.sockets, "socket is", "sockets are");
+    let note = format!("{sockets} only listed: the program that makes one makes it anew");
+    if scanned.sockets > 0 { vec![note] } else { Vec::new() }
 }
 
 /// Checks that there are holders at all before anything is read.

@@ -2,6 +2,8 @@
 //! chunks, and each file appears whole, under its name, once its last chunk was verified.
 
 mod fetching;
+mod holes;
+mod notes;
 
 use crate::fetch::FetchError;
 use crate::library::Library;
@@ -17,8 +19,9 @@ use backmesh_format::keys::ChunkIdKey;
 use backmesh_format::vault::Snapshot;
 use backmesh_source::{FileSink, RestoreError, RestoreOptions, RestoreWriter, Step};
 use fetching::{Fetched, Op, Prefetch};
+use holes::Zeros;
+use notes::notes;
 use std::fs::File;
-use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -96,12 +99,11 @@ pub(crate) fn run(
 
     let ended = work.everything(snapshot, &wanted, wish.delete);
 
-    let Work { mut result, plan, .. } = work;
+    let Work { mut result, plan, sockets, .. } = work;
     // Also where the restore stops early: what was restored gets its other names, and its folders their modes and times.
     let finished = writer.finish();
     finished.problems.iter().for_each(|error| report.problem(Problem::new(error.to_string())));
-    not_set(report, finished.owners_not_set, "entries belong to you instead of to their owners: only root can give files away");
-    not_set(report, finished.labels_not_set, "labels of the system's security were not set: only root can set them");
+    result.notes = notes(&finished, sockets);
     result.snapshot = snapshot.id().to_string();
     result.deleted = ended?;
     result.bytes_fetched = library.fetcher.bytes_fetched() - fetched_before;
@@ -109,12 +111,6 @@ pub(crate) fn run(
     result.problems = report.problems();
     result.dry_run = wish.dry_run;
     Ok(if wish.dry_run { plan.finish(result) } else { Event::result(result) })
-}
-
-fn not_set(report: &Report, count: u64, what: &str) {
-    if count > 0 {
-        report.progress(Progress::new(Phase::Finishing).with_message(format!("{count} {what}")));
-    }
 }
 
 /// The paths to restore, without their leading slash; the empty path is everything.
@@ -125,7 +121,7 @@ fn wanted_paths(wish: &Wish) -> Result<Vec<Vec<u8>>, Failure> {
     let trimmed = |path: &PathText| {
         let bytes = path.bytes().filter(|bytes| bytes.starts_with(b"/"));
         let bytes = bytes.ok_or_else(|| Failure::new(ExitCode::Usage, format!("{} is not an absolute path", path.path)))?;
-        Ok(bytes.trim_ascii_end().split(|byte| *byte == b'/').filter(|part| !part.is_empty()).collect::<Vec<_>>().join(&b'/'))
+        Ok(bytes.split(|byte| *byte == b'/').filter(|part| !part.is_empty()).collect::<Vec<_>>().join(&b'/'))
     };
     wish.paths.iter().map(trimmed).collect()
 }
@@ -155,6 +151,8 @@ struct Work<'a> {
     report: &'a Report,
     prefetch: Prefetch,
     current: Option<Current>,
+    zeros: Zeros,
+    sockets: u64,
     result: RestoreResult,
     plan: Batch<PlanItem>,
     dry_run: bool,
@@ -171,6 +169,8 @@ impl<'a> Work<'a> {
             report,
             prefetch,
             current: None,
+            zeros: Zeros::default(),
+            sockets: 0,
             result: RestoreResult::default(),
             plan: Batch::default(),
             dry_run,
@@ -263,6 +263,7 @@ impl<'a> Work<'a> {
         self.result.entries += 1;
         self.tell();
         let Some(step) = self.apply(&key, &entry)? else { return Ok(()) };
+        self.sockets += u64::from(step == Step::Skip);
         if self.dry_run {
             self.planned(&key, &entry, step);
             return Ok(());
@@ -285,8 +286,10 @@ impl<'a> Work<'a> {
 
     /// A file whose contents are not there as they should be: what the one in its place has already is not fetched.
     fn file(&mut self, key: Vec<u8>, entry: Entry, step: Step, refs: &[ChunkRef], bytes: u64) -> Result<(), Failure> {
-        let mut existing = (step == Step::Update).then(|| self.writer.existing(&key).ok().flatten()).flatten();
-        let here = existing.as_mut().map(|file| self.chunks_here(file, refs)).transpose()?.unwrap_or_default();
+        let holes = self.zeros.within(&entry.holes, refs, self.library.fetcher.id_key());
+        let is_hole = |at: usize| holes.get(at).copied().unwrap_or(false);
+        let existing = (step == Step::Update).then(|| self.writer.existing(&key).ok().flatten()).flatten();
+        let here = existing.as_ref().map(|file| self.chunks_here(file, refs, &is_hole)).transpose()?.unwrap_or_default();
         let whole = existing.as_ref().is_some_and(|file| has_length(file, bytes)) && here.iter().all(|is| *is);
         // Opened again when its turn comes: thousands of small files wait for theirs.
         drop(existing);
@@ -299,21 +302,30 @@ impl<'a> Work<'a> {
         self.step(Op::Begin(Box::new((key, entry, here.contains(&true)))))?;
         for (at, chunk) in refs.iter().enumerate() {
             let is_here = here.get(at).copied().unwrap_or(false);
-            self.step(if is_here { Op::Here(*chunk) } else { Op::Fetch(*chunk) })?;
+            self.step(match (is_hole(at), is_here) {
+                (true, _) => Op::Hole(*chunk),
+                (false, true) => Op::Here(*chunk),
+                (false, false) => Op::Fetch(*chunk),
+            })?;
         }
         self.step(Op::End)
     }
 
     /// Which chunks the file that lies there already has at their places.
-    fn chunks_here(&self, file: &mut File, refs: &[ChunkRef]) -> Result<Vec<bool>, Failure> {
+    fn chunks_here(&self, file: &File, refs: &[ChunkRef], is_hole: &dyn Fn(usize) -> bool) -> Result<Vec<bool>, Failure> {
         let id_key = self.library.fetcher.id_key();
-        let mut buffer = Vec::new();
-        let is_here = |chunk: &ChunkRef| {
+        let (mut buffer, mut offset) = (Vec::new(), 0);
+        let is_here = |(at, chunk): (usize, &ChunkRef)| {
             self.go_on()?;
+            let start = offset;
+            offset += u64::from(chunk.bytes);
+            if is_hole(at) && backmesh_source::is_hole(file, start, chunk.bytes.into()) {
+                return Ok(true);
+            }
             buffer.resize(chunk.bytes as usize, 0);
-            Ok(file.read_exact(&mut buffer).is_ok() && id_key.id(&buffer) == chunk.id)
+            Ok(crate::os::read_exact_at(file, &mut buffer, start).is_ok() && id_key.id(&buffer) == chunk.id)
         };
-        refs.iter().map(is_here).collect()
+        refs.iter().enumerate().map(is_here).collect()
     }
 
     fn apply(&mut self, key: &[u8], entry: &Entry) -> Result<Option<Step>, Failure> {
@@ -393,6 +405,7 @@ impl<'a> Work<'a> {
                         self.write(chunk.bytes, bytes);
                     }
                 }
+                Op::Hole(chunk) => self.pass_over(chunk.bytes),
                 Op::Fetch(chunk) => {
                     let read = || -> Result<Vec<u8>, FetchError> {
                         let place = place.unwrap_or(Err(FetchError::UnknownChunk(chunk.id)))?;
@@ -435,6 +448,16 @@ impl<'a> Work<'a> {
         }
         current.offset += u64::from(length);
         self.tell();
+    }
+
+    fn pass_over(&mut self, length: u32) {
+        let Some(current) = &mut self.current else { return };
+        if current.failed.is_none()
+            && let Some(sink) = &mut current.sink
+        {
+            current.failed = sink.pass_over(length.into()).err().map(FileError::from);
+        }
+        current.offset += u64::from(length);
     }
 
     fn end_file(&mut self) -> Result<(), Failure> {

@@ -1,4 +1,4 @@
-//! Sizes as people write and read them.
+//! Sizes and counts as people write and read them.
 
 use thiserror::Error;
 
@@ -23,6 +23,11 @@ const UNITS: [(&str, u64); 14] = [
     ("b", 1),
     ("", 1),
 ];
+
+/// A number and the word for so many.
+pub(crate) fn count(number: u64, one: &str, many: &str) -> String {
+    if number == 1 { format!("1 {one}") } else { format!("{number} {many}") }
+}
 
 /// Reads a size such as `200GiB`, `1.5 TiB`, `500 MB` or `0`; one letter alone is the binary unit.
 ///

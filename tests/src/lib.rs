@@ -268,6 +268,9 @@ impl Group {
         let copy = group.folder.path().join("backmesh");
         fs::copy(program("backmesh"), &copy)?;
         fs::set_permissions(&copy, Permissions::from_mode(0o755))?;
+        // Another test's new process has the copy open for writing until it becomes another program.
+        let busy = |error: std::io::Error| error.kind() == std::io::ErrorKind::ExecutableFileBusy;
+        while Command::new(&copy).arg("--version").output().is_err_and(busy) {}
         lchown(group.folder.path(), Some(number), Some(number))?;
         group.runner = Some(Runner { number, program: copy });
         group.grow(count)

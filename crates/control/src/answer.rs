@@ -95,6 +95,9 @@ pub struct BackupResult {
     /// Whether every shard is at its holder; else the rest is delivered as holders appear.
     #[serde(default)]
     pub complete: bool,
+    /// What a person may want to know and is no problem, a sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// The vault's snapshots, the oldest first.
@@ -209,6 +212,9 @@ pub struct RestoreResult {
     pub seconds: f64,
     /// What could not be restored; each was named in a problem.
     pub problems: u64,
+    /// What is not as it was because it cannot be, such as owners when not root restores: a sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// Nothing was done: this is a plan.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dry_run: bool,

@@ -30,13 +30,14 @@ fn the_fields_of_the_contract() {
         seconds: 1.5,
         problems: 1,
         complete: false,
+        notes: vec!["1 socket".into()],
     };
     let event = Event::result(backup);
     assert_eq!(event.end(), Some(ExitCode::Problems));
     assert_eq!(
         json_of(&event),
         json!({"type": "result", "command": "backup", "snapshot": "ab".repeat(32), "files": 3, "bytes_read": 10, "bytes_added": 4096,
-            "bytes_sent": 8192, "seconds": 1.5, "problems": 1, "complete": false})
+            "bytes_sent": 8192, "seconds": 1.5, "problems": 1, "complete": false, "notes": ["1 socket"]})
     );
 
     let status = StatusResult {

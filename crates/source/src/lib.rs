@@ -21,7 +21,7 @@ pub use filter::{
 };
 pub use os::Owners;
 pub use problem::{Problem, SourceError};
-pub use read::{Completed, HOLES_MAX, Reading, SourceFile, XATTR_BYTES_MAX, complete, open_file};
+pub use read::{Completed, HOLES_MAX, Reading, SourceFile, XATTR_BYTES_MAX, complete, is_hole, open_file};
 pub use restore::{Applied, FileSink, Finished, RestoreError, RestoreOptions, RestoreWriter, Step};
 pub use stat::{FileKind, Stat, StatKey};
 pub use walk::{Walk, WalkItem, WalkOptions, walk};

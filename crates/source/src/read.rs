@@ -1,7 +1,7 @@
 //! Reading what the walk found: contents, and the metadata that costs more than a `stat`.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 
 use backmesh_format::catalogue::{Content, Entry, Kind};
 use backmesh_format::limits;
@@ -25,7 +25,10 @@ pub struct Completed {
     pub problems: Vec<Problem>,
 }
 
-/// A file being read.
+/// What is read at most of a file whose file system says that it is empty, in bytes: some show files without knowing their size.
+const UNSIZED_BYTES_MAX: u64 = 64 << 20;
+
+/// A file being read: never more of it than it had when it was opened, because others may grow faster than they are read.
 #[derive(Debug)]
 pub struct SourceFile {
     file: File,
@@ -83,11 +86,34 @@ impl SourceFile {
     pub fn complete(&self, owners: &Owners) -> Completed {
         let mut draft = Draft::new(&self.item, owners);
         draft.xattrs(|| os::list_xattrs(&self.file), |name| os::xattr(&self.file, name));
-        draft.entry.flags = os::flags_of(&self.file);
+        draft.entry.flags = os::flags_of(&self.file).unwrap_or(0);
         if self.item.stat.allocated < self.item.stat.key.size {
             draft.holes(&self.file, self.item.stat.key.size);
         }
         draft.finish()
+    }
+
+    /// Where reading goes on; that what lies before was read, or passed over as a hole.
+    pub fn position(&self) -> u64 {
+        self.bytes_read
+    }
+
+    /// Where reading ends.
+    pub fn end(&self) -> u64 {
+        match self.item.stat.key.size {
+            0 => UNSIZED_BYTES_MAX,
+            size => size,
+        }
+    }
+
+    /// Passes over a hole as if its zeros had been read.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn pass_over(&mut self, bytes: u64) -> io::Result<()> {
+        self.file.seek(SeekFrom::Start(self.bytes_read.saturating_add(bytes)))?;
+        self.bytes_read = self.bytes_read.saturating_add(bytes);
+        Ok(())
     }
 
     /// What happened to the file while it was read.
@@ -104,7 +130,9 @@ impl SourceFile {
 
 impl Read for SourceFile {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.file.read(buffer)?;
+        let left = usize::try_from(self.end().saturating_sub(self.bytes_read)).unwrap_or(usize::MAX);
+        let space = buffer.len().min(left);
+        let count = self.file.read(&mut buffer[..space])?;
         self.bytes_read += count as u64;
         Ok(count)
     }
@@ -131,7 +159,7 @@ pub fn complete(item: &WalkItem, owners: &Owners) -> Result<Completed, Problem> 
         }
         FileKind::Directory => {
             // A folder that may be entered but not listed has its flags unread; the walk reports it already.
-            draft.entry.flags = os::folder_at(&folder, name, true).map_or(0, os::flags_of);
+            draft.entry.flags = os::folder_at(&folder, name, true).ok().and_then(os::flags_of).unwrap_or(0);
         }
         _ => {}
     }
@@ -214,6 +242,11 @@ impl<'a> Draft<'a> {
     fn finish(self) -> Completed {
         Completed { entry: self.entry, problems: self.problems }
     }
+}
+
+/// Whether nothing was ever written to this range of a file, so that it reads as zeros. Moves the file's position.
+pub fn is_hole(file: &File, offset: u64, length: u64) -> bool {
+    os::is_hole(file, offset, length)
 }
 
 fn kind_of(stat: &Stat) -> Kind {

@@ -259,7 +259,7 @@ fn a_file_that_changes_while_it_is_read_is_told() {
     std::io::copy(&mut file, &mut std::io::sink()).unwrap();
     let reading = file.finish().unwrap();
     assert!(reading.is_torn());
-    assert_eq!(reading.bytes_read, 100_004);
+    assert_eq!(reading.bytes_read, 100_000, "a file that grows for ever is not read for ever");
 
     let mut again = open_file(&item).unwrap();
     assert_ne!(again.stat().key, item.stat.key);

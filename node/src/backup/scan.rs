@@ -13,7 +13,8 @@ use backmesh_format::Wire;
 use backmesh_format::catalogue::{CatalogueRoot, Content, Entry, FileTime, Kind};
 use backmesh_format::index::ChunkRef;
 use backmesh_format::keys::ChunkIdKey;
-use backmesh_source::{Completed, Owners, SourceFile, StatKey, WalkItem, WalkOptions, complete, open_file, walk};
+use backmesh_format::limits::CHUNK_BYTES_MAX;
+use backmesh_source::{Completed, Owners, SourceError, SourceFile, StatKey, WalkItem, WalkOptions, complete, open_file, walk};
 use backmesh_store::{StatCacheReader, StatCacheWriter};
 use std::io::{self, Read};
 use std::path::PathBuf;
@@ -21,6 +22,8 @@ use std::time::{Duration, Instant};
 
 /// How often a file that changes while it is read is read again before it is kept as it is and marked.
 const ATTEMPTS: usize = 3;
+/// A hole of at least so many bytes is not read: it becomes chunks of zeros that are all one, and its rest, if any, another.
+const HOLE_BYTES_MIN: u64 = CHUNK_BYTES_MAX as u64;
 /// How often progress is told.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 
@@ -34,6 +37,8 @@ pub(crate) struct Scanned {
     pub(crate) bytes: u64,
     /// Bytes that were really read.
     pub(crate) bytes_read: u64,
+    /// Sockets met.
+    pub(crate) sockets: u64,
 }
 
 /// New chunks on their way into frames.
@@ -70,13 +75,29 @@ impl<'a> Chunks<'a> {
     }
 }
 
-/// A reader that can be taken out of a chunker again.
-struct Current(Option<SourceFile>);
+/// A reader that can be taken out of a chunker again, and that ends where a hole begins.
+struct Current {
+    file: Option<SourceFile>,
+    until: u64,
+}
+
+impl Current {
+    const NONE: Self = Self { file: None, until: 0 };
+}
 
 impl Read for Current {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.as_mut().map_or(Ok(0), |file| file.read(buffer))
+        let Some(file) = &mut self.file else { return Ok(0) };
+        let left = usize::try_from(self.until.saturating_sub(file.position())).unwrap_or(usize::MAX);
+        let space = buffer.len().min(left);
+        file.read(&mut buffer[..space])
     }
+}
+
+/// A file as it was read, perhaps while it changed.
+struct ReadFile {
+    completed: Completed,
+    is_torn: bool,
 }
 
 /// The work of one walk.
@@ -89,6 +110,8 @@ pub(crate) struct Scan<'a> {
     cache: StatCacheWriter,
     owners: Owners,
     chunker: Chunker<Current>,
+    /// The largest chunk, all zeros: the buffer, and what is referred to once it was kept.
+    zeros: (Vec<u8>, Option<ChunkRef>),
     began: FileTime,
     /// Something about the entry at hand could not be read: it is read, and reported, again next time.
     flawed: bool,
@@ -106,7 +129,7 @@ impl<'a> Scan<'a> {
         cache: StatCacheWriter,
         bytes_sent: &'a dyn Fn() -> u64,
     ) -> Self {
-        let chunker = Chunker::new(Current(None), data.id_key.chunker_seed(), Profile::GENERAL);
+        let chunker = Chunker::new(Current::NONE, data.id_key.chunker_seed(), Profile::GENERAL);
         let millis = crate::os::now();
         let began = FileTime { seconds: (millis / 1000) as i64, nanoseconds: (millis % 1000) as u32 * 1_000_000 };
         Self {
@@ -118,6 +141,7 @@ impl<'a> Scan<'a> {
             cache,
             owners: Owners::default(),
             chunker,
+            zeros: (Vec::new(), None),
             began,
             flawed: false,
             found: Scanned::default(),
@@ -157,9 +181,13 @@ impl<'a> Scan<'a> {
                 None => return Ok(()),
             },
         };
-        if let Kind::File { bytes, .. } = &entry.kind {
-            self.found.files += 1;
-            self.found.bytes += bytes;
+        match &entry.kind {
+            Kind::File { bytes, .. } => {
+                self.found.files += 1;
+                self.found.bytes += bytes;
+            }
+            Kind::Socket => self.found.sockets += 1,
+            _ => {}
         }
         if !entry.torn && !self.flawed && (item.above_roots || !item.stat_key().is_fresh(self.began)) {
             self.cache.push(&item.key, &stat, &entry.to_wire())?;
@@ -175,59 +203,97 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// Reads a file; none where it cannot be read, which has then been reported.
+    /// Reads a file; none where it is gone, or cannot be read, which has then been reported.
     fn read(&mut self, item: &WalkItem) -> Result<Option<Entry>, BackupError> {
         if !item.stat.is_file() {
             return Ok(match complete(item, &self.owners) {
                 Ok(completed) => Some(self.accept(completed)),
                 Err(problem) => {
-                    self.problem(&problem);
+                    self.unread(&problem);
                     None
                 }
             });
         }
-        for attempt in 1..=ATTEMPTS {
-            let file = match open_file(item) {
-                Ok(file) => file,
+        let (mut torn, mut what) = (None, "changed");
+        for _ in 0..ATTEMPTS {
+            match self.read_once(item)? {
+                Ok(ReadFile { completed, is_torn: false }) => return Ok(Some(self.accept(completed))),
+                Ok(ReadFile { completed, .. }) => torn = Some(completed),
+                // What was read before it vanished, or was closed to us, is more than nothing.
+                Err(problem) if torn.is_some() => {
+                    what = if matches!(problem.error, SourceError::Vanished) { "vanished" } else { what };
+                    break;
+                }
                 Err(problem) => {
-                    self.problem(&problem);
+                    self.unread(&problem);
                     return Ok(None);
                 }
-            };
-            let completed = file.complete(&self.owners);
-            let (content, file) = match self.read_content(item, file)? {
-                Ok(read) => read,
-                Err(error) => {
-                    self.report.problem(Problem::at(&item.path, format!("cannot read it: {error}")));
-                    return Ok(None);
-                }
-            };
-            let reading = match file.finish() {
-                Ok(reading) => reading,
-                Err(problem) => {
-                    self.problem(&problem);
-                    return Ok(None);
-                }
-            };
-            if reading.is_torn() && attempt < ATTEMPTS {
-                continue;
             }
-            let mut entry = self.accept(completed);
-            entry.kind = Kind::File { bytes: reading.bytes_read, content };
-            entry.torn = reading.is_torn();
-            if entry.torn {
-                self.report.problem(Problem::at(&item.path, "it changed while it was read; what was read is kept and marked"));
-            }
-            return Ok(Some(entry));
         }
-        Ok(None)
+        let Some(completed) = torn else { return Ok(None) };
+        let said = format!("it {what} while it was read; what was read is kept and marked");
+        self.report.problem(Problem::at(&item.path, said));
+        Ok(Some(Entry { torn: true, ..self.accept(completed) }))
     }
 
-    /// Cuts a file and keeps its new chunks. The inner error is the file's, the outer one ends the backup.
-    fn read_content(&mut self, item: &WalkItem, file: SourceFile) -> Result<io::Result<(Content, SourceFile)>, BackupError> {
+    /// Reads a file from its beginning to where it ended when it was opened. The inner error is the file's, the outer one ends the
+    /// backup.
+    fn read_once(&mut self, item: &WalkItem) -> Result<Result<ReadFile, backmesh_source::Problem>, BackupError> {
+        let file = match open_file(item) {
+            Ok(file) => file,
+            Err(problem) => return Ok(Err(problem)),
+        };
+        let mut completed = file.complete(&self.owners);
+        let (content, file) = match self.read_content(item, file, &completed.entry.holes)? {
+            Ok(read) => read,
+            Err(error) => {
+                let error = SourceError::Io { doing: "read it", error };
+                return Ok(Err(backmesh_source::Problem { key: item.key.clone(), path: item.path.clone(), error }));
+            }
+        };
+        Ok(file.finish().map(|reading| {
+            completed.entry.kind = Kind::File { bytes: reading.bytes_read, content };
+            ReadFile { completed, is_torn: reading.is_torn() }
+        }))
+    }
+
+    /// Cuts a file and keeps its new chunks, without reading its larger holes.
+    fn read_content(
+        &mut self,
+        item: &WalkItem,
+        file: SourceFile,
+        holes: &[(u64, u64)],
+    ) -> Result<io::Result<(Content, SourceFile)>, BackupError> {
         let name = item.path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-        self.chunker.restart(Current(Some(file)), profile_for(name, item.stat.key.size));
+        let profile = profile_for(name, item.stat.key.size);
+        let end = file.end();
         let mut content = ContentWriter::new();
+        let mut reader = Current { file: Some(file), until: 0 };
+        let holes = holes.iter().copied().filter(|(_, bytes)| *bytes >= HOLE_BYTES_MIN).chain([(end, 0)]);
+        for (hole, bytes) in holes {
+            reader.until = hole.min(end);
+            self.chunker.restart(reader, profile);
+            if let Err(error) = self.read_data(&mut content)? {
+                return Ok(Err(error));
+            }
+            reader = self.chunker.restart(Current::NONE, Profile::GENERAL);
+            let Some(file) = &mut reader.file else { return Err(BackupError::Stopped) };
+            if file.position() < hole {
+                break;
+            }
+            if bytes > 0 {
+                if let Err(error) = file.pass_over(bytes) {
+                    return Ok(Err(error));
+                }
+                self.keep_hole(bytes, &mut content)?;
+            }
+        }
+        let content = content.finish(|page| self.pages.keep(&page)).map_err(write_failed)?;
+        let Some(file) = reader.file else { return Err(BackupError::Stopped) };
+        Ok(Ok((content, file)))
+    }
+
+    fn read_data(&mut self, content: &mut ContentWriter) -> Result<io::Result<()>, BackupError> {
         loop {
             match self.chunker.next() {
                 Ok(Some(_)) if self.report.is_stopped() => return Err(BackupError::Interrupted),
@@ -236,19 +302,44 @@ impl<'a> Scan<'a> {
                     let chunk = self.data.keep(chunk)?;
                     content.push(chunk, |page| self.pages.keep(&page)).map_err(write_failed)?;
                 }
-                Ok(None) => break,
+                Ok(None) => return Ok(Ok(())),
                 Err(error) => return Ok(Err(error)),
             }
         }
-        let content = content.finish(|page| self.pages.keep(&page)).map_err(write_failed)?;
-        let Some(file) = self.chunker.restart(Current(None), Profile::GENERAL).0 else { return Err(BackupError::Stopped) };
-        Ok(Ok((content, file)))
+    }
+
+    fn keep_hole(&mut self, bytes: u64, content: &mut ContentWriter) -> Result<(), BackupError> {
+        let mut left = bytes;
+        while left > 0 {
+            if self.report.is_stopped() {
+                return Err(BackupError::Interrupted);
+            }
+            self.zeros.0.resize(CHUNK_BYTES_MAX as usize, 0);
+            let length = left.min(CHUNK_BYTES_MAX.into());
+            let chunk = match self.zeros.1 {
+                Some(chunk) if length == u64::from(chunk.bytes) => chunk,
+                _ => self.data.keep(&self.zeros.0[..length as usize])?,
+            };
+            if chunk.bytes == CHUNK_BYTES_MAX {
+                self.zeros.1 = Some(chunk);
+            }
+            content.push(chunk, |page| self.pages.keep(&page)).map_err(write_failed)?;
+            left -= length;
+        }
+        Ok(())
     }
 
     fn accept(&mut self, completed: Completed) -> Entry {
         completed.problems.iter().for_each(|problem| self.problem(problem));
         self.flawed |= !completed.problems.is_empty();
         completed.entry
+    }
+
+    /// What is gone by now is no problem: programs make and remove files all the time.
+    fn unread(&self, problem: &backmesh_source::Problem) {
+        if !matches!(problem.error, SourceError::Vanished) {
+            self.problem(problem);
+        }
     }
 
     fn problem(&self, problem: &backmesh_source::Problem) {

@@ -1,7 +1,7 @@
 //! Results as text for people. Names come from other machines and old disks: all of them are escaped.
 
 use super::output::local_time;
-use crate::units::display_size;
+use crate::units::{count, display_size};
 use backmesh_control::{
     Answer, BackupResult, DemoReport, EntryInfo, EntryKind, JoinResult, KeyResult, PathText, PeerInfo, PlanItem, PlannedAction,
     ProtectResult, RestoreResult, SnapshotInfo, Standing, StatusResult, escape,
@@ -45,10 +45,6 @@ fn short(id: &str) -> String {
     escape(id.get(..8).unwrap_or(id).as_bytes())
 }
 
-fn count(number: u64, one: &str, many: &str) -> String {
-    if number == 1 { format!("1 {one}") } else { format!("{number} {many}") }
-}
-
 fn backup(result: &BackupResult) -> String {
     let mut lines = format!(
         "snapshot {}: {}, {} read, {} added, {} sent in {:.1} s\n",
@@ -62,8 +58,13 @@ fn backup(result: &BackupResult) -> String {
     if !result.complete {
         lines.push_str("It is safe; the agent delivers the remaining shards as their holders appear.\n");
     }
+    lines.push_str(&notes(&result.notes));
     lines.push_str(&problems(result.problems, "could not be backed up"));
     lines
+}
+
+fn notes(notes: &[String]) -> String {
+    notes.iter().map(|note| format!("{}.\n", text(note))).collect()
 }
 
 fn problems(number: u64, what: &str) -> String {
@@ -145,7 +146,7 @@ fn restore(result: &RestoreResult, more: bool) -> String {
         result.deleted,
         result.seconds,
     ));
-    lines + &problems(result.problems, "could not be restored")
+    lines + &notes(&result.notes) + &problems(result.problems, "could not be restored")
 }
 
 fn plan_item(item: &PlanItem) -> String {

@@ -32,6 +32,8 @@ pub(super) enum Op {
     Fetch(ChunkRef),
     /// Its next chunk is in the file that lies there.
     Here(ChunkRef),
+    /// Its next chunk is part of a hole.
+    Hole(ChunkRef),
     /// It is complete.
     End,
 }
