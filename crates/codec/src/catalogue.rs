@@ -19,7 +19,7 @@ mod tests;
 mod write;
 
 pub use content::{ContentReader, ContentWriter, INLINE_REFS_MAX, write_content};
-pub use diff::{Change, Diff, diff};
+pub use diff::{Change, Diff, diff, diff_below};
 pub use read::{Catalogue, Skipped, Walk, after_subtree};
 pub use write::{CatalogueWriter, WriteError};
 

@@ -2,8 +2,10 @@
 
 use super::Pages;
 use super::cursor::{Cursor, Next};
+use super::read::{Range, subtree};
 use backmesh_format::catalogue::{CatalogueRoot, Entry};
 use std::cmp::Ordering;
+use std::collections::VecDeque;
 
 /// An entry that is not the same in two catalogues; at least one of them has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,7 +20,12 @@ pub struct Change {
 
 /// What differs between two catalogues whose pages come from one source, in key order.
 pub fn diff<P: Pages>(pages: P, before: Option<&CatalogueRoot>, after: Option<&CatalogueRoot>) -> Diff<P> {
-    Diff { pages, before: Cursor::new(before), after: Cursor::new(after), failed: false }
+    diff_below(pages, b"", before, after)
+}
+
+/// What differs at a path and below it. Pages that hold nothing of that are not fetched.
+pub fn diff_below<P: Pages>(pages: P, path: &[u8], before: Option<&CatalogueRoot>, after: Option<&CatalogueRoot>) -> Diff<P> {
+    Diff { pages, before: Cursor::new(before), after: Cursor::new(after), ranges: subtree(path).into(), failed: false }
 }
 
 /// The changes, lazily. After an error there is no further item, as what lies behind it might be taken for a change.
@@ -27,6 +34,8 @@ pub struct Diff<P> {
     pages: P,
     before: Cursor,
     after: Cursor,
+    /// Ascending.
+    ranges: VecDeque<Range>,
     failed: bool,
 }
 
@@ -53,8 +62,13 @@ impl<P: Pages> Iterator for Diff<P> {
 
     fn next(&mut self) -> Option<Self::Item> {
         while !self.failed {
-            match step(self.before.peek(), self.after.peek()) {
-                Step::End => return None,
+            let range = self.ranges.front()?;
+            self.before.seek(&range.from);
+            self.after.seek(&range.from);
+            match step(within(range, self.before.peek()), within(range, self.after.peek())) {
+                Step::End => {
+                    self.ranges.pop_front();
+                }
                 Step::SkipBoth => {
                     self.before.skip_page();
                     self.after.skip_page();
@@ -94,6 +108,14 @@ impl<P: Pages> Diff<P> {
             self.after.enter(&mut self.pages)?;
         }
         Ok(())
+    }
+}
+
+/// What lies behind a range is as good as the end.
+fn within<'a>(range: &Range, next: Next<'a>) -> Next<'a> {
+    match next {
+        Next::Entry { key, .. } | Next::Page { first: key, .. } if range.ends_before(key) => Next::End,
+        next => next,
     }
 }
 

@@ -36,14 +36,7 @@ impl<P: Pages> Catalogue<P> {
 
     /// The entry at a path, then, folder by folder, all entries below it. The empty path stands for the whole catalogue.
     pub fn walk(&mut self, path: &[u8]) -> Walk<&mut P> {
-        let ranges = match split_path(path) {
-            None => vec![Range { from: Vec::new(), below: None }],
-            Some((folder, name)) => {
-                let from = [trim(path), b"/"].concat().iter().map(|byte| if *byte == b'/' { 0 } else { *byte }).collect();
-                vec![exactly(key_of(folder, name)), Range { below: Some(after_subtree(path)), from }]
-            }
-        };
-        self.range(ranges)
+        self.range(subtree(path))
     }
 
     /// Gives the source of pages back.
@@ -65,9 +58,27 @@ pub fn after_subtree(folder: &[u8]) -> Vec<u8> {
 
 /// Keys from `from` on and less than `below`.
 #[derive(Debug)]
-struct Range {
-    from: Vec<u8>,
-    below: Option<Vec<u8>>,
+pub(super) struct Range {
+    pub(super) from: Vec<u8>,
+    pub(super) below: Option<Vec<u8>>,
+}
+
+impl Range {
+    /// Whether a key, and with it all that are greater, lies behind the range.
+    pub(super) fn ends_before(&self, key: &[u8]) -> bool {
+        self.below.as_deref().is_some_and(|below| below <= key)
+    }
+}
+
+/// The keys of a path and of everything below it, ascending; all of them for the empty path.
+pub(super) fn subtree(path: &[u8]) -> Vec<Range> {
+    match split_path(path) {
+        None => vec![Range { from: Vec::new(), below: None }],
+        Some((folder, name)) => {
+            let from = [trim(path), b"/"].concat().iter().map(|byte| if *byte == b'/' { 0 } else { *byte }).collect();
+            vec![exactly(key_of(folder, name)), Range { below: Some(after_subtree(path)), from }]
+        }
+    }
 }
 
 fn exactly(key: Vec<u8>) -> Range {
@@ -122,7 +133,7 @@ pub struct Skipped {
 impl<P> Walk<P> {
     /// Goes forward to the first entry whose key is not less than `key`, without fetching what lies between.
     pub fn seek(&mut self, key: &[u8]) {
-        while self.ranges.front().is_some_and(|range| range.below.as_deref().is_some_and(|below| below <= key)) {
+        while self.ranges.front().is_some_and(|range| range.ends_before(key)) {
             self.ranges.pop_front();
         }
         if let Some(range) = self.ranges.front_mut()
@@ -150,7 +161,7 @@ impl<P: Pages> Iterator for Walk<P> {
         loop {
             let range = self.ranges.front()?;
             self.cursor.seek(&range.from);
-            let beyond = |key: &[u8]| range.below.as_deref().is_some_and(|below| below <= key);
+            let beyond = |key: &[u8]| range.ends_before(key);
             match self.cursor.peek() {
                 Next::End => return None,
                 Next::Entry { key, .. } if !beyond(key) => return self.cursor.take_entry().map(Ok),

@@ -168,7 +168,14 @@ proptest! {
         let expected: Vec<_> =
             keys.into_iter().map(|key| Change { before: a.get(&key).cloned(), after: b.get(&key).cloned(), key }).collect();
         let found: Vec<_> = diff(&mut memory, before.as_ref(), after.as_ref()).collect::<Result<_, _>>().unwrap();
-        prop_assert_eq!(found, expected);
+        prop_assert_eq!(&found, &expected);
+        let mut paths: BTreeSet<Vec<u8>> = expected.iter().flat_map(|change| [path_of(&change.key), split_key(&change.key).unwrap().0]).collect();
+        paths.extend([b"a".to_vec(), b"zz".to_vec()]);
+        for path in paths {
+            let found: Vec<_> = diff_below(&mut memory, &path, before.as_ref(), after.as_ref()).collect::<Result<_, _>>().unwrap();
+            let expected: Vec<_> = expected.iter().filter(|change| is_below(&change.key, &path)).cloned().collect();
+            prop_assert_eq!(found, expected);
+        }
     }
 
     #[test]
@@ -236,6 +243,13 @@ fn an_edit_changes_one_page_of_each_level() {
         let (changes, fetched) = memory.fetches(|memory| diff(memory, Some(&before), Some(&after)).count());
         assert_eq!(changes, 1);
         assert!(fetched <= 2 * 3 * (usize::from(after.height) + 1), "{fetched} pages fetched to compare");
+        let below = |memory: &mut Memory, path: &[u8]| diff_below(memory, path, Some(&before), Some(&after)).count();
+        let (changes, fetched) = memory.fetches(|memory| below(memory, &folder));
+        assert_eq!(changes, 1);
+        assert!(fetched <= 2 * 3 * (usize::from(after.height) + 1), "{fetched} pages fetched to compare a folder");
+        let (changes, fetched) = memory.fetches(|memory| below(memory, b"home/000"));
+        assert_eq!(changes, 0);
+        assert!(fetched <= 2 * usize::from(after.height), "{fetched} pages fetched to compare another folder");
     }
     let (changes, fetched) = memory.fetches(|memory| diff(memory, Some(&before), Some(&before)).count());
     assert_eq!((changes, fetched), (0, 0));
