@@ -1,14 +1,30 @@
 //! Looking into the vault: its snapshots, and what they hold.
 
+mod diff;
+mod dump;
+mod find;
+mod glob;
 mod pick;
+mod stats;
+mod tar;
 
+pub use diff::{DiffWish, diff};
+pub use dump::{DumpWish, dump};
+pub use find::find;
 pub(crate) use pick::{entry_at, pick, pick_of, selector};
+pub use stats::stats;
 
+use crate::fetch::FetchError;
+use crate::library::PageReader;
 use crate::node::Node;
 use crate::report::Report;
 use crate::restore::{library, shown, unreadable};
-use backmesh_control::{Batch, EntryInfo, EntryKind, Event, Failure, PathText, Problem, SnapshotInfo, SnapshotsResult, Time};
+use backmesh_codec::catalogue::Pages;
+use backmesh_control::{
+    Batch, EntryInfo, EntryKind, Event, ExitCode, Failure, PathText, Problem, SnapshotInfo, SnapshotsResult, Time,
+};
 use backmesh_format::catalogue::{Entry, FileTime, Kind};
+use backmesh_format::index::ChunkRef;
 use backmesh_format::vault::Snapshot;
 use std::sync::Arc;
 
@@ -88,6 +104,48 @@ pub async fn list(
     work.await.map_err(crate::serve::failed)?
 }
 
+/// Pages, counted as they are read.
+struct Counted<'a> {
+    pages: &'a mut PageReader,
+    read: u64,
+}
+
+impl<'a> Counted<'a> {
+    fn new(pages: &'a mut PageReader) -> Self {
+        Self { pages, read: 0 }
+    }
+}
+
+impl Pages for Counted<'_> {
+    type Error = FetchError;
+
+    fn page(&mut self, chunk: &ChunkRef) -> Result<Vec<u8>, FetchError> {
+        self.read += 1;
+        self.pages.page(chunk)
+    }
+}
+
+/// Absolute paths that a person named, without slashes at their ends, sorted, none below another; everything where none was named.
+fn tops(paths: &[PathText]) -> Result<Vec<Vec<u8>>, Failure> {
+    if paths.is_empty() {
+        return Ok(vec![Vec::new()]);
+    }
+    let trimmed = |path: &PathText| {
+        let bytes = path.bytes().filter(|bytes| bytes.starts_with(b"/"));
+        let bytes = bytes.ok_or_else(|| Failure::new(ExitCode::Usage, format!("{} is not an absolute path", path.path)))?;
+        Ok(bytes.split(|byte| *byte == b'/').filter(|part| !part.is_empty()).collect::<Vec<_>>().join(&b'/'))
+    };
+    let mut tops = paths.iter().map(trimmed).collect::<Result<Vec<Vec<u8>>, Failure>>()?;
+    tops.sort();
+    let all = tops.clone();
+    tops.dedup();
+    let is_above = |above: &[u8], path: &[u8]| {
+        above.len() < path.len() && path.starts_with(above) && (above.is_empty() || path[above.len()] == b'/')
+    };
+    tops.retain(|path| !all.iter().any(|other| is_above(other, path)));
+    Ok(tops)
+}
+
 fn key_of_path(path: &[u8]) -> Vec<u8> {
     let path: Vec<u8> = path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()).collect::<Vec<_>>().join(&b'/');
     match path.iter().rposition(|byte| *byte == b'/') {
@@ -97,18 +155,14 @@ fn key_of_path(path: &[u8]) -> Vec<u8> {
 }
 
 fn entry_info(key: &[u8], entry: &Entry) -> EntryInfo {
-    let (kind, bytes, target) = match &entry.kind {
-        Kind::Directory => (EntryKind::Directory, 0, None),
-        Kind::File { bytes, .. } => (EntryKind::File, *bytes, None),
-        Kind::Symlink { target } => (EntryKind::Symlink, 0, Some(PathText::new(target))),
-        Kind::Fifo => (EntryKind::Fifo, 0, None),
-        Kind::Socket => (EntryKind::Socket, 0, None),
-        Kind::CharDevice { .. } => (EntryKind::CharDevice, 0, None),
-        Kind::BlockDevice { .. } => (EntryKind::BlockDevice, 0, None),
+    let (bytes, target) = match &entry.kind {
+        Kind::File { bytes, .. } => (*bytes, None),
+        Kind::Symlink { target } => (0, Some(PathText::new(target))),
+        _ => (0, None),
     };
     EntryInfo {
         path: PathText::new(&shown(key)),
-        kind,
+        kind: kind_of(entry),
         bytes,
         mode: entry.mode,
         modified: time(&entry.modified),
@@ -121,7 +175,57 @@ fn entry_info(key: &[u8], entry: &Entry) -> EntryInfo {
     }
 }
 
+fn kind_of(entry: &Entry) -> EntryKind {
+    match &entry.kind {
+        Kind::Directory => EntryKind::Directory,
+        Kind::File { .. } => EntryKind::File,
+        Kind::Symlink { .. } => EntryKind::Symlink,
+        Kind::Fifo => EntryKind::Fifo,
+        Kind::Socket => EntryKind::Socket,
+        Kind::CharDevice { .. } => EntryKind::CharDevice,
+        Kind::BlockDevice { .. } => EntryKind::BlockDevice,
+    }
+}
+
 /// Times before 1970 show as 1970; the snapshot has them as they were.
 fn time(time: &FileTime) -> Time {
     Time(u64::try_from(time.seconds).map_or(0, |seconds| seconds.saturating_mul(1000) + u64::from(time.nanoseconds / 1_000_000)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Something of that kind.
+    pub(super) fn entry(kind: Kind) -> Entry {
+        Entry {
+            kind,
+            mode: 0o644,
+            uid: 1000,
+            gid: 1000,
+            user: String::new(),
+            group: String::new(),
+            modified: FileTime::default(),
+            link_group: None,
+            xattrs: Vec::new(),
+            holes: Vec::new(),
+            flags: 0,
+            torn: false,
+            windows: None,
+        }
+    }
+
+    #[test]
+    fn named_paths_lie_beside_each_other() {
+        let check = |paths: &[&str], expected: &[&str]| {
+            let paths: Vec<PathText> = paths.iter().map(|path| PathText::new(path.as_bytes())).collect();
+            let expected: Vec<Vec<u8>> = expected.iter().map(|path| path.as_bytes().to_vec()).collect();
+            assert_eq!(tops(&paths).unwrap(), expected);
+        };
+        check(&[], &[""]);
+        check(&["/b/", "/a//c", "/b"], &["a/c", "b"]);
+        check(&["/a/b/c", "/a/b", "/a/bc", "/a/b c/d"], &["a/b", "a/b c/d", "a/bc"]);
+        check(&["/a", "/"], &[""]);
+        assert_eq!(tops(&[PathText::new(b"a")]).unwrap_err().code, ExitCode::Usage);
+    }
 }

@@ -6,6 +6,9 @@ mod backup;
 mod client;
 mod completions;
 mod demo;
+mod diff;
+mod dump;
+mod find;
 mod interrupt;
 mod join;
 mod key;
@@ -19,6 +22,7 @@ mod recover;
 mod restore;
 mod secret;
 mod snapshots;
+mod stats;
 mod status;
 mod unprotect;
 mod when;
@@ -60,8 +64,12 @@ enum Command {
     Backup(backup::Backup),
     Snapshots(snapshots::Snapshots),
     Ls(ls::Ls),
+    Diff(diff::Diff),
+    Find(find::Find),
+    Dump(dump::Dump),
     Restore(restore::Restore),
     Key(key::Key),
+    Stats(stats::Stats),
     Status(status::Status),
     Peers(peers::Peers),
     Recover(recover::Recover),
@@ -132,6 +140,10 @@ impl Command {
             Self::Backup(command) => command.run(cx),
             Self::Snapshots(command) => command.run(cx),
             Self::Ls(command) => command.run(cx),
+            Self::Diff(command) => command.run(cx),
+            Self::Find(command) => command.run(cx),
+            Self::Dump(command) => command.run(cx),
+            Self::Stats(command) => command.run(cx),
             Self::Restore(command) => command.run(cx),
             Self::Key(command) => command.run(cx),
             Self::Status(command) => command.run(cx),

@@ -258,6 +258,11 @@ fn notify(message: &[u8]) {
     };
 }
 
+/// The major and the minor number of a device.
+pub fn device_numbers(device: u64) -> (u32, u32) {
+    (rustix::fs::major(device), rustix::fs::minor(device))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,7 +1,7 @@
 //! A restore, from a snapshot to files: the catalogue says what there should be, the target says what is missing, the holders give the
 //! chunks, and each file appears whole, under its name, once its last chunk was verified.
 
-mod fetching;
+pub(crate) mod fetching;
 mod holes;
 mod notes;
 
@@ -18,7 +18,7 @@ use backmesh_format::index::ChunkRef;
 use backmesh_format::keys::ChunkIdKey;
 use backmesh_format::vault::Snapshot;
 use backmesh_source::{FileSink, RestoreError, RestoreOptions, RestoreWriter, Step};
-use fetching::{Fetched, Op, Prefetch};
+use fetching::{Fetched, Prefetch};
 use holes::Zeros;
 use notes::notes;
 use std::fs::File;
@@ -29,6 +29,10 @@ use thiserror::Error;
 
 /// How often progress is told.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+
+/// What the writer of a file has to know: its key, its entry, and whether some of its chunks are in the file that lies there.
+type Begun = Box<(Vec<u8>, Entry, bool)>;
+type Op = fetching::Op<Begun>;
 
 /// What a person wants restored.
 #[derive(Debug, Clone, Default)]
@@ -149,7 +153,7 @@ struct Work<'a> {
     writer: &'a RestoreWriter,
     library: &'a mut Library,
     report: &'a Report,
-    prefetch: Prefetch,
+    prefetch: Prefetch<Begun>,
     current: Option<Current>,
     zeros: Zeros,
     sockets: u64,
@@ -384,7 +388,7 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    fn carry_out(&mut self, ready: Fetched) -> Result<(), Failure> {
+    fn carry_out(&mut self, ready: Fetched<Begun>) -> Result<(), Failure> {
         let Fetched { ops, frames } = ready;
         for (op, place) in ops {
             self.go_on()?;

@@ -84,6 +84,11 @@ async fn converse(stream: UnixStream, node: Arc<Node>, ending: Ending) -> std::i
         if write.write_all(event.to_line().as_bytes()).await.is_err() {
             break;
         }
+        if let Event::Data { content, .. } = &event
+            && write.write_all(content).await.is_err()
+        {
+            break;
+        }
         if event.end().is_some() {
             break;
         }
@@ -104,6 +109,22 @@ async fn answer(node: Arc<Node>, request: Request, report: Report) {
                 Err(failure) => Err(failure),
             }
         }
+        Request::Diff { before, after, paths, metadata } => {
+            let wish = browse::DiffWish { before, after, paths, metadata };
+            match browse::diff(&node, wish, &report).await {
+                Ok(end) => return report.send(end).await,
+                Err(failure) => Err(failure),
+            }
+        }
+        Request::Find(wish) => match browse::find(&node, wish, &report).await {
+            Ok(end) => return report.send(end).await,
+            Err(failure) => Err(failure),
+        },
+        Request::Dump { snapshot, path, tar } => {
+            let wish = browse::DumpWish { snapshot, path, tar };
+            browse::dump(&node, wish, &report).await.map(Answer::from)
+        }
+        Request::Stats { snapshot } => browse::stats(&node, snapshot, &report).await.map(Answer::from),
         Request::Restore { snapshot, paths, to, delete, dry_run } => {
             let wish = restore::Wish { snapshot, paths, to, delete, dry_run };
             match restore::restore(&node, wish, &report).await {

@@ -1,5 +1,7 @@
 //! The results, one type per command. Field names are part of the interface.
 
+use crate::admin::{CharterResult, CreateResult, InviteResult};
+use crate::browse::{DiffResult, DumpResult, FindResult, StatsResult};
 use crate::exit::ExitCode;
 use crate::key::KeyResult;
 use crate::path::PathText;
@@ -34,6 +36,14 @@ answers! {
     Snapshots(SnapshotsResult),
     /// To [`crate::Request::Ls`].
     Ls(LsResult),
+    /// To [`crate::Request::Diff`].
+    Diff(DiffResult),
+    /// To [`crate::Request::Find`].
+    Find(FindResult),
+    /// To [`crate::Request::Dump`].
+    Dump(DumpResult),
+    /// To [`crate::Request::Stats`].
+    Stats(StatsResult),
     /// To [`crate::Request::Restore`], and of `recover`.
     Restore(RestoreResult),
     /// To [`crate::Request::Status`].
@@ -62,6 +72,8 @@ impl Answer {
         match self {
             Self::Backup(result) => ExitCode::of_problems(result.problems),
             Self::Restore(result) => ExitCode::of_problems(result.problems),
+            Self::Find(result) => ExitCode::of_problems(result.sums.as_ref().map_or(0, |sums| sums.problems)),
+            Self::Stats(result) => ExitCode::of_problems(result.problems),
             Self::Status(result) if !result.agent => ExitCode::NoAgent,
             Self::Demo(report) => {
                 if report.identical {
@@ -532,65 +544,4 @@ pub struct DemoStep {
     pub name: String,
     /// How long it took.
     pub seconds: f64,
-}
-
-/// A new workgroup.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct CreateResult {
-    /// Its id.
-    pub workgroup: String,
-    /// What people call it.
-    pub name: String,
-    /// The admin's public key.
-    pub admin: String,
-    /// Where the admin key was written.
-    pub key_file: PathText,
-    /// Where the charter was written.
-    pub charter_file: PathText,
-}
-
-/// A new invitation.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct InviteResult {
-    /// What the person who joins is given.
-    pub token: String,
-    /// The workgroup's id.
-    pub workgroup: String,
-    /// The workgroup's name.
-    pub name: String,
-    /// How many nodes may join with it.
-    pub uses: u32,
-    /// When it expires; absent for never.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub expires_at: Option<Time>,
-    /// The site that it names, or nothing.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub site: String,
-    /// The addresses that it names.
-    pub seeds: Vec<String>,
-}
-
-/// A workgroup's settings.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct CharterResult {
-    /// The workgroup's id.
-    pub workgroup: String,
-    /// What people call it.
-    pub name: String,
-    /// The version of the charter.
-    pub number: u64,
-    /// The admins' public keys.
-    pub admins: Vec<String>,
-    /// The redundancy level.
-    pub level: String,
-    /// Whether no site may hold more shards of a stripe than can be lost.
-    pub site_safe: bool,
-    /// How long nothing is deleted, whoever asks.
-    pub retention_floor_secs: u64,
-    /// How long a silent owner stays held.
-    pub lease_term_secs: u64,
-    /// What one owner may store at each holder; 0 sets no limit.
-    pub quota_bytes: u64,
-    /// When it was written.
-    pub written_at: Time,
 }

@@ -15,6 +15,14 @@ pub enum Event {
     Progress(Progress),
     /// Something that could not be done while the rest goes on.
     Problem(Problem),
+    /// A part of a file: behind the line follow so many bytes as they are, at most [`DATA_BYTES_MAX`].
+    Data {
+        /// How many.
+        bytes: u64,
+        /// They.
+        #[serde(skip)]
+        content: Vec<u8>,
+    },
     /// A part of the answer, or all of it.
     Result {
         /// Another result follows; see [`Batch`].
@@ -34,6 +42,11 @@ impl Event {
         Self::Result { more: false, answer: answer.into() }
     }
 
+    /// A part of a file.
+    pub fn data(content: Vec<u8>) -> Self {
+        Self::Data { bytes: content.len() as u64, content }
+    }
+
     /// A part of an answer that others follow.
     pub fn part(answer: impl Into<Answer>) -> Self {
         Self::Result { more: true, answer: answer.into() }
@@ -42,7 +55,7 @@ impl Event {
     /// The command's exit code, if this is its last event.
     pub fn end(&self) -> Option<ExitCode> {
         match self {
-            Self::Progress(_) | Self::Problem(_) | Self::Result { more: true, .. } => None,
+            Self::Progress(_) | Self::Problem(_) | Self::Data { .. } | Self::Result { more: true, .. } => None,
             Self::Result { more: false, answer } => Some(answer.exit_code()),
             Self::Error(failure) => Some(failure.code),
         }
@@ -53,6 +66,9 @@ impl Event {
         crate::line::to_line(self)
     }
 }
+
+/// The most bytes behind one line, small because a reader that is slow has hundreds of lines waiting for it.
+pub const DATA_BYTES_MAX: u64 = 64 << 10;
 
 /// What is going on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -186,7 +202,7 @@ impl Failure {
 /// Splits a long answer into results of bounded length: push every item and send what comes back, then send [`Batch::finish`].
 #[derive(Debug)]
 pub struct Batch<T> {
-    items: Vec<T>,
+    pub(crate) items: Vec<T>,
     bytes: usize,
 }
 
@@ -200,7 +216,7 @@ impl<T> Default for Batch<T> {
 }
 
 impl<T> Batch<T> {
-    fn add(&mut self, item: T, bytes: usize) -> Option<Vec<T>> {
+    pub(crate) fn add(&mut self, item: T, bytes: usize) -> Option<Vec<T>> {
         self.items.push(item);
         self.bytes += 256 + bytes;
         (self.bytes >= BATCH_BYTES).then(|| {

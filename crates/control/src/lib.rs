@@ -9,10 +9,12 @@
 //! ```
 //!
 //! One request a connection. `progress` and `problem` come in any number; the last line is an `error` or a `result` without
-//! `"more":true`. A client that closes the connection early asks the agent to stop the work at its next safe point. The same lines,
+//! `"more":true`. Behind a line of type `data` follow so many bytes as it says, as they are. A client that closes the connection early asks the agent to stop the work at its next safe point. The same lines,
 //! `type` first, are what `--json` prints. Fields may be added within an `api` number; readers ignore those they do not know.
 
+mod admin;
 mod answer;
+mod browse;
 mod client;
 mod event;
 mod exit;
@@ -24,13 +26,18 @@ mod seed;
 mod select;
 mod time;
 
+pub use admin::{CharterResult, CreateResult, InviteResult};
 pub use answer::{
-    Answer, BackupResult, CharterResult, CreateResult, DemoHolder, DemoReport, DemoStep, EntryInfo, EntryKind, InviteResult,
-    JoinResult, LsResult, NodeStatus, PeerInfo, PeersResult, PlanItem, PlannedAction, ProtectResult, RestoreResult, ShelfStatus,
-    SnapshotInfo, SnapshotsResult, Standing, StatusResult, VaultHealth, VaultStatus, WorkgroupStatus,
+    Answer, BackupResult, DemoHolder, DemoReport, DemoStep, EntryInfo, EntryKind, JoinResult, LsResult, NodeStatus, PeerInfo,
+    PeersResult, PlanItem, PlannedAction, ProtectResult, RestoreResult, ShelfStatus, SnapshotInfo, SnapshotsResult, Standing,
+    StatusResult, VaultHealth, VaultStatus, WorkgroupStatus,
+};
+pub use browse::{
+    ChangeInfo, ChangeKind, DiffResult, DiffSums, DumpResult, FindRequest, FindResult, FindSums, FoundInfo, SnapshotStats,
+    StatsResult,
 };
 pub use client::{Client, ClientError};
-pub use event::{Batch, Event, Failure, Phase, Problem, Progress};
+pub use event::{Batch, DATA_BYTES_MAX, Event, Failure, Phase, Problem, Progress};
 pub use exit::ExitCode;
 pub use key::{KeyAction, KeyResult};
 pub use line::{ANSWER_BYTES_MAX, API, LineError, REQUEST_BYTES_MAX, read_line, serve_line};

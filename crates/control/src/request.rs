@@ -1,5 +1,6 @@
 //! What the agent can be asked.
 
+use crate::browse::FindRequest;
 use crate::key::KeyAction;
 use crate::path::PathText;
 use serde::{Deserialize, Serialize};
@@ -14,7 +15,7 @@ pub enum Request {
     Snapshots,
     /// List what a snapshot holds at and below a path, one level deep; answered by [`crate::LsResult`]s.
     Ls {
-        /// `latest`, or at least 8 digits of the id; see [`crate::Selector`].
+        /// `latest`, `latest~1`, at least 8 digits of the id, or `@` and a time; see [`crate::Selector`].
         snapshot: String,
         /// An absolute path; none lists the snapshot's roots.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -22,6 +23,37 @@ pub enum Request {
         /// All levels below, not one.
         #[serde(default, skip_serializing_if = "is_false")]
         recursive: bool,
+    },
+    /// Compare two snapshots; answered by [`crate::DiffResult`]s.
+    Diff {
+        /// The first snapshot.
+        before: String,
+        /// The second snapshot.
+        after: String,
+        /// Absolute paths; none compares everything.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        paths: Vec<PathText>,
+        /// List also what differs in its metadata only.
+        #[serde(default, skip_serializing_if = "is_false")]
+        metadata: bool,
+    },
+    /// Look for entries in snapshots; answered by [`crate::FindResult`]s.
+    Find(FindRequest),
+    /// Give a file's bytes; answered by [`crate::Event::Data`], then by [`crate::DumpResult`].
+    Dump {
+        /// The snapshot.
+        snapshot: String,
+        /// An absolute path.
+        path: PathText,
+        /// Give what is at and below the path as an archive (tar, with pax headers).
+        #[serde(default, skip_serializing_if = "is_false")]
+        tar: bool,
+    },
+    /// Count what dedup and compression save; answered by [`crate::StatsResult`].
+    Stats {
+        /// One snapshot; none for the whole vault.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        snapshot: Option<String>,
     },
     /// Restore; answered by [`crate::RestoreResult`], with `dry_run` by some that carry parts of the plan.
     Restore {

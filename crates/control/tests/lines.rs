@@ -3,11 +3,12 @@
 
 use backmesh_control::{
     ANSWER_BYTES_MAX, Answer, BackupResult, Batch, Client, ClientError, EntryInfo, EntryKind, Event, ExitCode, Failure,
-    LineError, LsResult, NodeStatus, PathText, Phase, Problem, Progress, REQUEST_BYTES_MAX, Request, RestoreResult, ShelfStatus,
-    StatusResult, Time, VaultHealth, VaultStatus, WorkgroupStatus, read_line, serve_line,
+    FindRequest, LineError, LsResult, NodeStatus, PathText, Phase, Problem, Progress, REQUEST_BYTES_MAX, Request, RestoreResult,
+    ShelfStatus, StatusResult, Time, VaultHealth, VaultStatus, WorkgroupStatus, read_line, serve_line,
 };
 use serde_json::{Value, json};
 use std::io::{Cursor, Read, Write};
+use std::ops::ControlFlow;
 
 fn json_of(event: &Event) -> Value {
     let line = event.to_line();
@@ -132,6 +133,10 @@ fn requests_are_read_as_they_are_written() {
             delete: true,
             dry_run: false,
         },
+        Request::Diff { before: "latest~1".into(), after: "latest".into(), paths: vec![PathText::new(b"/\xff")], metadata: true },
+        Request::Find(FindRequest { patterns: vec!["*.odt".into()], kind: Some(EntryKind::File), ..FindRequest::default() }),
+        Request::Dump { snapshot: "latest".into(), path: PathText::new(b"/\xff"), tar: false },
+        Request::Stats { snapshot: None },
         Request::Status,
         Request::Peers,
         Request::Reload,
@@ -186,6 +191,24 @@ fn a_client_hears_everything_up_to_the_end() {
     assert!(matches!(ask(&part), Err(ClientError::Closed)));
     assert!(matches!(ask("{\"type\":\"no such\"}\n"), Err(ClientError::Malformed(_))));
     assert!(matches!(ask("{\"type\":\"err"), Err(ClientError::Line(LineError::Cut))));
+}
+
+#[test]
+fn bytes_follow_their_line_as_they_are() {
+    let end = Event::result(RestoreResult::default()).to_line();
+    let data = Event::data(b"one\n{\"type".to_vec());
+    let answer = format!("{}one\n{{\"type{end}", data.to_line());
+    let mut heard = Vec::new();
+    let code = Client::new(&mut Duplex::answering(&answer)).ask(&Request::Backup, &mut |event| heard.push(event)).unwrap();
+    assert_eq!((code, &heard[0], heard.len()), (ExitCode::Done, &data, 2));
+
+    let ask = |answer: &str| Client::new(&mut Duplex::answering(answer)).ask(&Request::Backup, &mut |_| ());
+    assert!(matches!(ask("{\"type\":\"data\",\"bytes\":5}\nfour"), Err(ClientError::Line(LineError::Cut))));
+    assert!(matches!(ask("{\"type\":\"data\",\"bytes\":65537}\n"), Err(ClientError::TooMuch(65537))));
+
+    let mut client = Duplex::answering(&answer);
+    let broken = Client::new(&mut client).ask_while(&Request::Backup, &mut |_| ControlFlow::Break(ExitCode::Failed));
+    assert_eq!(broken.unwrap(), ExitCode::Failed);
 }
 
 struct Duplex {

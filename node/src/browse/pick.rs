@@ -50,7 +50,8 @@ pub(crate) fn entry_at(library: &mut Library, snapshot: &Snapshot, path: &[u8]) 
     if found.is_some() || path.iter().all(|byte| *byte == b'/') {
         return Ok(found);
     }
-    let failure = Failure::new(ExitCode::Failed, format!("{} is not in the snapshot", escape(path)));
+    let failure =
+        Failure::new(ExitCode::Failed, format!("/{} is not in the snapshot", escape(path.strip_prefix(b"/").unwrap_or(path))));
     // Where the neighbours cannot be read there is no advice.
     let near = near(library, snapshot, path).unwrap_or_default();
     Err(match near.as_slice() {
@@ -84,7 +85,10 @@ fn near(library: &mut Library, snapshot: &Snapshot, path: &[u8]) -> Result<Vec<S
 
 fn likeness(a: &[u8], b: &[u8]) -> f64 {
     let text = |name: &[u8]| String::from_utf8_lossy(name).to_lowercase();
-    strsim::jaro_winkler(&text(a), &text(b))
+    let (a, b) = (text(a), text(b));
+    // One slip in a short name weighs much there, and is the likeliest mistake all the same.
+    let one_slip = a.chars().count() > 2 && strsim::damerau_levenshtein(&a, &b) == 1;
+    strsim::jaro_winkler(&a, &b).max(if one_slip { ALIKE } else { 0.0 })
 }
 
 #[cfg(test)]
@@ -93,7 +97,8 @@ mod tests {
 
     #[test]
     fn names_that_may_have_been_meant() {
-        for (wanted, name) in [("Repotr.odt", "report.odt"), ("photos", "Photos"), ("notes", "notes.txt"), ("größe", "grösse")]
+        for (wanted, name) in
+            [("Repotr.odt", "report.odt"), ("photos", "Photos"), ("notes", "notes.txt"), ("größe", "grösse"), ("ood", "odd")]
         {
             assert!(likeness(wanted.as_bytes(), name.as_bytes()) >= ALIKE, "{wanted} {name}");
         }

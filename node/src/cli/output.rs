@@ -5,6 +5,7 @@ use backmesh_control::{Event, Failure, Phase, Problem, Progress, escape};
 use backmesh_format::UnixMillis;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +13,8 @@ use std::time::Duration;
 #[derive(Debug, Clone)]
 pub struct Output {
     json: bool,
+    /// Standard output carries something else.
+    aside_only: Arc<AtomicBool>,
     bar: ProgressBar,
     shown: Arc<Mutex<Shown>>,
 }
@@ -29,7 +32,7 @@ impl Output {
     /// JSON lines, or text.
     pub fn new(json: bool) -> Self {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
-        Self { json, bar, shown: Arc::default() }
+        Self { json, aside_only: Arc::default(), bar, shown: Arc::default() }
     }
 
     /// Whether it is JSON.
@@ -37,13 +40,19 @@ impl Output {
         self.json
     }
 
+    /// From now on everything is shown on standard error: what a command writes to standard output is not text.
+    pub fn keep_standard_output_free(&self) {
+        self.aside_only.store(true, Ordering::Relaxed);
+    }
+
     /// Shows an event.
     pub fn event(&mut self, event: Event) {
         if self.json {
-            return print(&event.to_line());
+            return self.print(&event.to_line());
         }
         match event {
             Event::Progress(progress) => self.progress(&progress),
+            Event::Data { .. } => {}
             Event::Problem(problem) => self.aside(&problem_text(&problem)),
             Event::Error(failure) => {
                 self.finish();
@@ -57,7 +66,7 @@ impl Output {
                 if !more {
                     self.finish();
                 }
-                self.bar.suspend(|| print(&recite::answer(&answer, heading, more)));
+                self.bar.suspend(|| self.print(&recite::answer(&answer, heading, more)));
             }
         }
     }
@@ -72,6 +81,12 @@ impl Output {
     /// Takes the progress bar away.
     pub fn finish(&mut self) {
         self.bar.finish_and_clear();
+    }
+
+    fn print(&self, text: &str) {
+        // A reader that has seen enough, such as `head`, is no failure of ours.
+        let aside_only = self.aside_only.load(Ordering::Relaxed);
+        let _ = if aside_only { write(&mut std::io::stderr().lock(), text) } else { write(&mut std::io::stdout().lock(), text) };
     }
 
     fn aside(&self, text: &str) {
@@ -138,10 +153,8 @@ fn failure_text(failure: &Failure) -> String {
     }
 }
 
-fn print(text: &str) {
-    let mut out = std::io::stdout().lock();
-    // A reader that has seen enough, such as `head`, is no failure of ours.
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+fn write(out: &mut impl Write, text: &str) -> std::io::Result<()> {
+    out.write_all(text.as_bytes()).and_then(|()| out.flush())
 }
 
 /// A moment for people: local time, to the minute.

@@ -6,6 +6,7 @@ use backmesh_control::{
     Answer, BackupResult, DemoReport, EntryInfo, EntryKind, JoinResult, KeyResult, PathText, PeerInfo, PlanItem, PlannedAction,
     ProtectResult, RestoreResult, SnapshotInfo, Standing, StatusResult, escape,
 };
+use std::io::IsTerminal;
 
 /// The text of a result. `heading` where it is the first of its list, `more` where another part follows.
 pub(super) fn answer(answer: &Answer, heading: bool, more: bool) -> String {
@@ -16,7 +17,10 @@ pub(super) fn answer(answer: &Answer, heading: bool, more: bool) -> String {
         }
         Answer::Snapshots(result) => list(heading, SNAPSHOT_HEADING, result.snapshots.iter().map(snapshot)),
         Answer::Ls(result) => result.entries.iter().map(entry).collect(),
+        Answer::Diff(result) => super::diff::text(result),
+        Answer::Find(result) => super::find::text(result, heading),
         Answer::Restore(result) => restore(result, more),
+        Answer::Stats(result) => super::stats::text(result, std::io::stdout().is_terminal()),
         Answer::Status(result) => status(result),
         Answer::Peers(result) => list(heading, PEER_HEADING, result.peers.iter().map(peer)),
         Answer::Join(result) => join(result),
@@ -24,7 +28,9 @@ pub(super) fn answer(answer: &Answer, heading: bool, more: bool) -> String {
         Answer::Key(result) => key(result),
         Answer::Demo(result) => demo(result),
         // The admin's command line has words of its own, and these two need none.
-        Answer::Create(_) | Answer::Invite(_) | Answer::Charter(_) | Answer::Reload | Answer::Shutdown => String::new(),
+        Answer::Create(_) | Answer::Invite(_) | Answer::Charter(_) | Answer::Dump(_) | Answer::Reload | Answer::Shutdown => {
+            String::new()
+        }
     }
 }
 
@@ -33,7 +39,7 @@ fn list(heading: bool, title: &str, lines: impl Iterator<Item = String>) -> Stri
     std::iter::once(title.to_owned()).chain(lines).collect()
 }
 
-fn path(path: &PathText) -> String {
+pub(super) fn path(path: &PathText) -> String {
     path.bytes().map_or_else(|| escape(path.path.as_bytes()), |bytes| escape(&bytes))
 }
 
@@ -41,7 +47,7 @@ fn text(text: &str) -> String {
     escape(text.as_bytes())
 }
 
-fn short(id: &str) -> String {
+pub(super) fn short(id: &str) -> String {
     escape(id.get(..8).unwrap_or(id).as_bytes())
 }
 
@@ -85,7 +91,7 @@ fn snapshot(info: &SnapshotInfo) -> String {
     )
 }
 
-fn entry(info: &EntryInfo) -> String {
+pub(super) fn entry(info: &EntryInfo) -> String {
     let kind = match info.kind {
         EntryKind::Directory => 'd',
         EntryKind::File => '-',

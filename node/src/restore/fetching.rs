@@ -1,10 +1,9 @@
-//! Fetches what a restore needs next while it writes what came before. What is under way is bounded in bytes and in frames, because a
+//! Fetches what a restore, or a dump, needs next while it writes what came before. What is under way is bounded in bytes and in frames, because a
 //! chunk that was stored long ago may need a whole frame of its own.
 
 use crate::fetch::{FetchError, Fetcher, Frame};
 use crate::library::Places;
 use backmesh_control::{ExitCode, Failure};
-use backmesh_format::catalogue::Entry;
 use backmesh_format::index::{ChunkRef, FramePlace, PackPlace, Place};
 use backmesh_format::{ChunkId, PackId};
 use futures::StreamExt;
@@ -25,9 +24,9 @@ const PORTIONS: usize = 2;
 const PACKS_AT_ONCE: usize = 4;
 
 /// A step of writing files, in order.
-pub(super) enum Op {
-    /// A file begins: its key, its entry, and whether some of its chunks are in the file that lies there.
-    Begin(Box<(Vec<u8>, Entry, bool)>),
+pub(crate) enum Op<B> {
+    /// A file begins, with what its writer has to know.
+    Begin(B),
     /// Its next chunk is to be fetched.
     Fetch(ChunkRef),
     /// Its next chunk is in the file that lies there.
@@ -38,26 +37,26 @@ pub(super) enum Op {
     End,
 }
 
-type PlacedOp = (Op, Option<Result<Place, FetchError>>);
+type PlacedOp<B> = (Op<B>, Option<Result<Place, FetchError>>);
 
 /// Steps whose frames were fetched.
-pub(super) struct Fetched {
-    pub(super) ops: Vec<PlacedOp>,
-    pub(super) frames: HashMap<(PackId, u32), Result<Frame, FetchError>>,
+pub(crate) struct Fetched<B> {
+    pub(crate) ops: Vec<PlacedOp<B>>,
+    pub(crate) frames: HashMap<(PackId, u32), Result<Frame, FetchError>>,
 }
 
 /// Steps on their way.
-pub(super) struct Prefetch {
+pub(crate) struct Prefetch<B> {
     fetcher: Arc<Fetcher>,
     runtime: Handle,
-    gathered: Vec<Op>,
+    gathered: Vec<Op<B>>,
     gathered_bytes: u64,
-    waiting: VecDeque<Vec<PlacedOp>>,
-    under_way: VecDeque<JoinHandle<Fetched>>,
+    waiting: VecDeque<Vec<PlacedOp<B>>>,
+    under_way: VecDeque<JoinHandle<Fetched<B>>>,
 }
 
-impl Prefetch {
-    pub(super) fn new(fetcher: Arc<Fetcher>, runtime: Handle) -> Self {
+impl<B: Send + 'static> Prefetch<B> {
+    pub(crate) fn new(fetcher: Arc<Fetcher>, runtime: Handle) -> Self {
         Self { fetcher, runtime, gathered: Vec::new(), gathered_bytes: 0, waiting: VecDeque::new(), under_way: VecDeque::new() }
     }
 
@@ -65,7 +64,7 @@ impl Prefetch {
     ///
     /// # Errors
     /// Where what was under way stopped.
-    pub(super) fn push(&mut self, op: Op, places: &mut Places) -> Result<Option<Fetched>, Failure> {
+    pub(crate) fn push(&mut self, op: Op<B>, places: &mut Places) -> Result<Option<Fetched<B>>, Failure> {
         if let Op::Fetch(chunk) = &op {
             self.gathered_bytes += u64::from(chunk.bytes);
         }
@@ -81,7 +80,7 @@ impl Prefetch {
     ///
     /// # Errors
     /// Where what was under way stopped.
-    pub(super) fn finish(&mut self, places: &mut Places) -> Result<Option<Fetched>, Failure> {
+    pub(crate) fn finish(&mut self, places: &mut Places) -> Result<Option<Fetched<B>>, Failure> {
         if !self.gathered.is_empty() {
             self.place(places);
         }
@@ -96,7 +95,7 @@ impl Prefetch {
         let ids: Vec<ChunkId> =
             ops.iter().filter_map(|op| if let Op::Fetch(chunk) = op { Some(chunk.id) } else { None }).collect();
         let mut found = places.of(&ids).into_iter();
-        let mut portion: Vec<PlacedOp> = Vec::new();
+        let mut portion: Vec<PlacedOp<B>> = Vec::new();
         let mut frames: Vec<(PackId, u32)> = Vec::new();
         for op in ops {
             let place = if matches!(op, Op::Fetch(_)) { found.next() } else { None };
@@ -123,7 +122,7 @@ impl Prefetch {
     }
 
     /// A portion that is lost must end the restore: its files would be missing without a word.
-    fn take(&mut self) -> Result<Option<Fetched>, Failure> {
+    fn take(&mut self) -> Result<Option<Fetched<B>>, Failure> {
         let Some(next) = self.under_way.pop_front() else { return Ok(None) };
         let fetched = self.runtime.block_on(next);
         self.start();
@@ -131,7 +130,7 @@ impl Prefetch {
     }
 }
 
-async fn fetch(fetcher: Arc<Fetcher>, ops: Vec<PlacedOp>) -> Fetched {
+async fn fetch<B>(fetcher: Arc<Fetcher>, ops: Vec<PlacedOp<B>>) -> Fetched<B> {
     let mut wanted: HashMap<PackPlace, Vec<FramePlace>> = HashMap::new();
     for (_, place) in &ops {
         if let Some(Ok(place)) = place {
