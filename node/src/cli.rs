@@ -3,6 +3,7 @@
 
 mod agent;
 mod backup;
+mod check;
 mod client;
 mod completions;
 mod demo;
@@ -68,6 +69,7 @@ enum Command {
     Find(find::Find),
     Dump(dump::Dump),
     Restore(restore::Restore),
+    Check(check::Check),
     Key(key::Key),
     Stats(stats::Stats),
     Status(status::Status),
@@ -145,6 +147,7 @@ impl Command {
             Self::Dump(command) => command.run(cx),
             Self::Stats(command) => command.run(cx),
             Self::Restore(command) => command.run(cx),
+            Self::Check(command) => command.run(cx),
             Self::Key(command) => command.run(cx),
             Self::Status(command) => command.run(cx),
             Self::Peers(command) => command.run(cx),

@@ -3,10 +3,12 @@
 
 mod ask;
 mod patience;
+mod probe;
 mod proof;
 mod ranges;
 
 pub(crate) use ask::Heads;
+pub(crate) use probe::Probe;
 pub use proof::Prover;
 
 use crate::lanes::{Dialect, Lanes};
@@ -372,6 +374,23 @@ impl Fetcher {
         if let Some(stripe) = self.stripes.lock().unwrap_or_else(PoisonError::into_inner).get(&place.pack) {
             return Ok(Arc::clone(stripe));
         }
+        let signed = self.record_of(place).await?;
+        let pack = place.pack;
+        let key = self.unsealing.open(&signed.keys).ok_or(FetchError::Locked(pack))?;
+        let stripe = Arc::new(OpenStripe { record: signed.into_inner(), key });
+        let mut stripes = self.stripes.lock().unwrap_or_else(PoisonError::into_inner);
+        if stripes.len() >= STRIPES_KEPT {
+            stripes.clear();
+        }
+        // What was opened just before the key was locked away is not kept.
+        if !self.unsealing.is_empty() {
+            stripes.insert(pack, Arc::clone(&stripe));
+        }
+        Ok(stripe)
+    }
+
+    /// The same without its key.
+    pub(crate) async fn record_of(&self, place: &PackPlace) -> Result<Signed<Stripe>, FetchError> {
         let set = self.set_of(place).ok_or(FetchError::NoCopyset(place.pack))?;
         let pack = place.pack;
         let mut asked = Vec::new();
@@ -384,14 +403,7 @@ impl Fetcher {
                 self.ranks.note(holder, false);
                 continue;
             }
-            let key = self.unsealing.open(&signed.keys).ok_or(FetchError::Locked(pack))?;
-            let stripe = Arc::new(OpenStripe { record: signed.into_inner(), key });
-            let mut stripes = self.stripes.lock().unwrap_or_else(PoisonError::into_inner);
-            if stripes.len() >= STRIPES_KEPT {
-                stripes.clear();
-            }
-            stripes.insert(pack, Arc::clone(&stripe));
-            return Ok(stripe);
+            return Ok(*signed);
         }
         Err(FetchError::NoRecord { pack, asked })
     }

@@ -4,6 +4,7 @@
 pub mod agent;
 pub mod backup;
 pub mod browse;
+pub mod check;
 pub mod cli;
 pub mod demo;
 pub mod fetch;

@@ -25,7 +25,7 @@ pub struct Places {
 
 /// Pages by place, with the frames that were used last.
 #[derive(Clone)]
-struct Source {
+pub struct Source {
     fetcher: Arc<Fetcher>,
     runtime: Handle,
     frames: VecDeque<((PackId, u32), Frame)>,
@@ -74,6 +74,11 @@ impl Library {
         }
         snapshots.extend(self.body.snapshots.iter().cloned());
         Ok(snapshots)
+    }
+
+    /// Some segments of the index, the newest first, to be read row by row.
+    pub fn segments(&self, newest_first: Vec<SegmentRef>) -> Segments<Source> {
+        Segments::new(self.pages.source.clone(), newest_first)
     }
 
     /// A snapshot's catalogue.
@@ -125,6 +130,13 @@ impl PlacedPages for Source {
     fn fetch(&mut self, place: &Place, id: &ChunkId) -> Result<Vec<u8>, FetchError> {
         let frame = self.frame(place)?;
         self.fetcher.chunk_in(&frame, place, id).map(<[u8]>::to_vec)
+    }
+}
+
+impl PageReader {
+    /// Where pages lie, or why that is not known.
+    pub fn places_of(&mut self, ids: &[ChunkId]) -> Vec<Result<Place, FetchError>> {
+        self.places.of(ids)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::node::Node;
 use crate::report::{Ending, Report};
-use crate::{backup, browse, key, restore, status};
+use crate::{backup, browse, check, key, restore, status};
 use backmesh_control::{Answer, Event, ExitCode, Failure, REQUEST_BYTES_MAX, Request, serve_line};
 use std::sync::Arc;
 use std::time::Duration;
@@ -134,6 +134,9 @@ async fn answer(node: Arc<Node>, request: Request, report: Report) {
         }
         Request::Status => Ok(status::status(&node).await.into()),
         Request::Peers => Ok(status::peers(&node).await.into()),
+        Request::Check { snapshots, read_percent, run } => {
+            check::check(&node, check::Wish { snapshots, read_percent, run }, &report).await.map(Answer::from)
+        }
         Request::Key { action } => key::key(&node, action).await.map(Answer::from),
         Request::Reload => node.reload().map(|()| Answer::Reload),
         Request::Shutdown => {

@@ -41,7 +41,13 @@ pub async fn status(node: &Arc<Node>) -> StatusResult {
             ),
         }),
         vault: vault.await.ok(),
-        shelf: Some(ShelfStatus { bytes_held: usage.bytes, shards: usage.shards, bytes_offered: node.holder.offered_bytes() }),
+        shelf: Some(ShelfStatus {
+            bytes_held: usage.bytes,
+            shards: usage.shards,
+            bytes_offered: node.holder.offered_bytes(),
+            damaged: node.holder.damaged_shards() as u64,
+            broken: node.holder.is_broken(),
+        }),
     }
 }
 

@@ -18,6 +18,7 @@ const HEAD: &[u8] = b"head";
 const BODY: &[u8] = b"body";
 const LISTED: &[u8] = b"segments";
 const SEQUENCE: &[u8] = b"sequence";
+const CHECK_RUN: &[u8] = b"check run";
 
 /// Why the vault cannot be opened.
 #[derive(Debug, Error)]
@@ -191,6 +192,16 @@ impl Vault {
             sealed,
         };
         Ok(Signed::new(head, &[&self.writer.key]))
+    }
+
+    /// The number of the next run of a check that reads a part of the packs, from 0 on.
+    ///
+    /// # Errors
+    /// Where it cannot be remembered.
+    pub fn next_check_run(&self) -> Result<u64, VaultError> {
+        let run = self.records.get(Table::Vault, CHECK_RUN)?.map(|bytes| u64::from_wire(&bytes)).transpose()?.unwrap_or(0);
+        self.records.apply(&[Change::Put(Table::Vault, CHECK_RUN.to_vec(), (run + 1).to_wire())])?;
+        Ok(run)
     }
 
     /// Remembers a head that enough holders have.

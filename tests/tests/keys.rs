@@ -15,6 +15,8 @@ fn needs_the_key(owner: &Node, target: &Path) {
         let refused = owner.run(words).expect(12);
         assert!(refused.stderr.contains("locked away") && refused.stderr.contains("key unlock"), "{words:?}: {refused:?}");
     }
+    let checked = owner.run(&["check"]).expect(12);
+    assert!(checked.stdout.contains("locked away") && checked.stdout.contains("key unlock"), "{checked:?}");
     assert!(!target.exists() || fs::read_dir(target).unwrap().next().is_none());
 }
 

@@ -2,6 +2,7 @@
 
 use crate::admin::{CharterResult, CreateResult, InviteResult};
 use crate::browse::{DiffResult, DumpResult, FindResult, StatsResult};
+use crate::check::CheckResult;
 use crate::exit::ExitCode;
 use crate::key::KeyResult;
 use crate::path::PathText;
@@ -54,6 +55,8 @@ answers! {
     Join(JoinResult),
     /// Of `protect` and `unprotect`.
     Protect(ProtectResult),
+    /// To [`crate::Request::Check`].
+    Check(CheckResult),
     /// To [`crate::Request::Key`].
     Key(KeyResult),
     /// Of `demo`.
@@ -74,6 +77,7 @@ impl Answer {
             Self::Restore(result) => ExitCode::of_problems(result.problems),
             Self::Find(result) => ExitCode::of_problems(result.sums.as_ref().map_or(0, |sums| sums.problems)),
             Self::Stats(result) => ExitCode::of_problems(result.problems),
+            Self::Check(result) => result.exit_code(),
             Self::Status(result) if !result.agent => ExitCode::NoAgent,
             Self::Demo(report) => {
                 if report.identical {
@@ -394,6 +398,12 @@ pub struct ShelfStatus {
     /// Bytes offered to others in all.
     #[serde(default)]
     pub bytes_offered: u64,
+    /// Shards that were found damaged since the agent started; none of them is served.
+    #[serde(default)]
+    pub damaged: u64,
+    /// The disk did not confirm a write: nothing more is kept until the agent starts again.
+    #[serde(default)]
+    pub broken: bool,
 }
 
 /// The members that a node knows, itself first.

@@ -15,6 +15,7 @@
 mod admin;
 mod answer;
 mod browse;
+mod check;
 mod client;
 mod event;
 mod exit;
@@ -36,6 +37,7 @@ pub use browse::{
     ChangeInfo, ChangeKind, DiffResult, DiffSums, DumpResult, FindRequest, FindResult, FindSums, FoundInfo, SnapshotStats,
     StatsResult,
 };
+pub use check::{CheckResult, CopysetCheck, HeadCheck, ReadCheck};
 pub use client::{Client, ClientError};
 pub use event::{Batch, DATA_BYTES_MAX, Event, Failure, Phase, Problem, Progress};
 pub use exit::ExitCode;

@@ -75,6 +75,18 @@ pub enum Request {
     Status,
     /// The members of the workgroup; answered by [`crate::PeersResult`]s.
     Peers,
+    /// Check that everything can be restored; answered by [`crate::CheckResult`].
+    Check {
+        /// Whose catalogues to read, as [`crate::Selector`] takes them; none for all.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        snapshots: Vec<String>,
+        /// How many of a hundred packs to read, 1 to 100; none reads no contents.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        read_percent: Option<u8>,
+        /// Which packs those are; none for the ones after those of the run before.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        run: Option<u64>,
+    },
     /// Look after the key that opens the vault; answered by [`crate::KeyResult`].
     Key {
         /// What to do.

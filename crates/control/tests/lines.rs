@@ -50,7 +50,7 @@ fn the_fields_of_the_contract() {
         }),
         workgroup: Some(WorkgroupStatus { id: "02".repeat(32), members: 9, ..WorkgroupStatus::default() }),
         vault: Some(VaultStatus { snapshots: 2, bytes_stored: 7, health: VaultHealth::Degraded, ..VaultStatus::default() }),
-        shelf: Some(ShelfStatus { bytes_held: 5, shards: 6, bytes_offered: 7 }),
+        shelf: Some(ShelfStatus { bytes_held: 5, shards: 6, bytes_offered: 7, ..ShelfStatus::default() }),
     };
     let value = json_of(&Event::result(status));
     assert_eq!(value["agent"], true);

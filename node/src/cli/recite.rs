@@ -1,5 +1,7 @@
 //! Results as text for people. Names come from other machines and old disks: all of them are escaped.
 
+mod check;
+
 use super::output::local_time;
 use crate::units::{count, display_size};
 use backmesh_control::{
@@ -25,6 +27,7 @@ pub(super) fn answer(answer: &Answer, heading: bool, more: bool) -> String {
         Answer::Peers(result) => list(heading, PEER_HEADING, result.peers.iter().map(peer)),
         Answer::Join(result) => join(result),
         Answer::Protect(result) => protect(result),
+        Answer::Check(result) => check::text(result),
         Answer::Key(result) => key(result),
         Answer::Demo(result) => demo(result),
         // The admin's command line has words of its own, and these two need none.
@@ -213,6 +216,15 @@ fn status(result: &StatusResult) -> String {
                 display_size(shelf.bytes_offered)
             ),
         );
+        if shelf.damaged > 0 {
+            line(
+                "attention",
+                format!("{} for others found damaged, and served no more", count(shelf.damaged, "shard", "shards")),
+            );
+        }
+        if shelf.broken {
+            line("attention", "the disk did not confirm a write: nothing more is kept until the agent starts again".to_owned());
+        }
     }
     lines.concat()
 }

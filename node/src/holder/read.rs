@@ -12,7 +12,7 @@ use backmesh_mesh::message::{
     READ_LIST_BYTES_MAX, READ_PACKS_MAX, READ_REQUEST_FRAME_BYTES_MAX, ReadReply, ReadRequest, Refusal,
 };
 use backmesh_net::{FrameReader, FrameWriter, Stream};
-use backmesh_store::{ShelfError, ShelfKey};
+use backmesh_store::{ShelfEntry, ShelfError, ShelfKey};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -184,10 +184,18 @@ fn range(holder: &Holder, key: &ShelfKey, call: u64, offset: u32, bytes: u32, wi
 }
 
 fn packs(holder: &Holder, vault: &VaultId, call: u64, copyset: &CopysetId, after: Option<PackId>) -> ReadReply {
-    let after = after.map(|pack| (pack, u8::MAX));
-    let listed = holder.shelf.list_copyset(vault, copyset, after, READ_PACKS_MAX + 1).unwrap_or_default();
-    let more = listed.len() > READ_PACKS_MAX;
-    let mut packs: Vec<PackId> = listed.iter().take(READ_PACKS_MAX).map(|entry| entry.pack).collect();
-    packs.dedup();
-    ReadReply::Packs { call, packs, more }
+    let mut after = after.map(|pack| (pack, u8::MAX));
+    let whole = |entry: &&ShelfEntry| !holder.damaged.has(&ShelfKey { vault: entry.vault, pack: entry.pack, shard: entry.shard });
+    loop {
+        let mut listed = holder.shelf.list_copyset(vault, copyset, after, READ_PACKS_MAX + 1).unwrap_or_default();
+        let more = listed.len() > READ_PACKS_MAX;
+        listed.truncate(READ_PACKS_MAX);
+        let mut packs: Vec<PackId> = listed.iter().filter(whole).map(|entry| entry.pack).collect();
+        packs.dedup();
+        // An empty list would be taken for the end.
+        if !packs.is_empty() || !more {
+            return ReadReply::Packs { call, packs, more };
+        }
+        after = listed.last().map(|entry| (entry.pack, entry.shard));
+    }
 }

@@ -65,9 +65,7 @@ impl StatCacheReader {
     /// The entry of `key`, if there is one and the file looked the same. Keys are asked for in ascending order: what comes before is
     /// passed by.
     pub fn advance(&mut self, key: &[u8], stat: &StatKey) -> Option<&[u8]> {
-        if self.file.is_none() {
-            return None;
-        }
+        self.file.as_ref()?;
         match self.find(key, stat) {
             Ok(found) => found.then_some(&self.entry),
             Err(problem) => {
