@@ -384,3 +384,40 @@ pub fn make_deep(top: &Path, levels: usize) -> Result<()> {
     }
     Ok(())
 }
+
+/// What becomes of a restored tree of [`make`] by the time it is restored again: things gone, changed, and of another kind. Immutable
+/// files and folders among them stay as they are.
+///
+/// # Errors
+/// Where a change is refused.
+pub fn vandalise(top: &Path) -> Result<()> {
+    let at = |path: &str| top.join(path);
+    fs::remove_file(at("links/soft"))?;
+    fs::create_dir(at("links/soft"))?;
+    fs::remove_file(at("links/far/two"))?;
+    fs::write(at("links/far/two"), "a file of its own")?;
+    fs::remove_file(at("links/dangling"))?;
+    symlink("/", at("links/dangling"))?;
+    fs::remove_file(at("special/pipe"))?;
+    fs::write(at("special/pipe"), "a file where a pipe was")?;
+    fs::set_permissions(at("special/open pipe"), Permissions::from_mode(0o600))?;
+    fs::remove_dir_all(at("names/case"))?;
+    fs::write(at("names/case"), "a file where a folder was")?;
+    fs::remove_dir(at("empty/emptier"))?;
+    symlink("/tmp", at("empty/emptier"))?;
+    File::options().write(true).open(at("holes/all"))?.write_all_at(b"no hole any more", 1 << 20)?;
+    set_modified(&at("holes/between"), 1, 1)?;
+    File::options().write(true).open(at("holes/behind"))?.set_len(1 << 20)?;
+    fs::write(at("modes/file 600"), "longer than before")?;
+    fs::set_permissions(at("modes/file 755"), Permissions::from_mode(0o4777))?;
+    fs::set_permissions(at("modes/folder 555"), Permissions::from_mode(0o777))?;
+    fs::remove_dir_all(at("modes/folder 555/inner"))?;
+    set_xattr(&at("attributes/many"), b"user.one more", b"x")?;
+    rustix::fs::removexattr(at("attributes/many"), "user.number 7")?;
+    run("setfacl", &["-b".as_ref(), at("attributes/acl").as_ref()])?;
+    run("setfacl", &["-m".as_ref(), "u:daemon:rwx".as_ref(), at("attributes/long").as_ref()])?;
+    chattr("-dA", &at("flags/both"))?;
+    chattr("+A", &at("flags/plain"))?;
+    fs::remove_dir_all(at("times/old folder"))?;
+    set_modified(&at("times/link 0"), 5, 5)
+}

@@ -78,6 +78,18 @@ impl Drop for Released {
     }
 }
 
+/// A second recovery changes nothing; one after the tree was changed makes it what it was.
+fn again_and_after_changes(group: &Group, source: &Path, target: &Path, first: &Outcome) {
+    let recover = || group.recover("node0", &group.nodes[2], &["--to", text(target)]).expect(0).result();
+    let second = recover();
+    assert_eq!((&second["bytes_written"], &second["files"]), (&0.into(), &first.result()["files"]), "{second}");
+    assert_as_it_was(source, target);
+    oddities::vandalise(&below(target, source)).unwrap();
+    assert!(!rsync::differences(source, &below(target, source)).unwrap().is_empty(), "the judge sees what was done");
+    println!("after changes: {}", recover());
+    assert_as_it_was(source, target);
+}
+
 #[test]
 fn oddities_come_back_for_root() {
     if !ready("oddities_come_back_for_root", &[]) {
@@ -86,8 +98,9 @@ fn oddities_come_back_for_root() {
     let source = Oddities::make(Keeper::Root);
     let mut group = Group::start(3).unwrap();
     let _released = Released(group.folder.path().join("target"));
-    let (target, _) = lose_and_recover(&mut group, &[source.path()]);
+    let (target, first) = lose_and_recover(&mut group, &[source.path()]);
     assert_as_it_was(&source.path(), &target);
+    again_and_after_changes(&group, &source.path(), &target, &first);
 }
 
 #[test]
@@ -98,8 +111,9 @@ fn oddities_come_back_for_a_user() {
     let source = Oddities::make(Keeper::User(NOBODY));
     let mut group = Group::start_as(NOBODY, 3).unwrap();
     let _released = Released(group.folder.path().join("target"));
-    let (target, _) = lose_and_recover(&mut group, &[source.path()]);
+    let (target, first) = lose_and_recover(&mut group, &[source.path()]);
     assert_as_it_was(&source.path(), &target);
+    again_and_after_changes(&group, &source.path(), &target, &first);
 }
 
 /// Names the whole of `/usr` as what is to come back, however large it is.
