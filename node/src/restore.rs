@@ -103,11 +103,11 @@ pub(crate) fn run(
 
     let ended = work.everything(snapshot, &wanted, wish.delete);
 
-    let Work { mut result, plan, sockets, .. } = work;
+    let Work { mut result, plan, sockets, torn, .. } = work;
     // Also where the restore stops early: what was restored gets its other names, and its folders their modes and times.
     let finished = writer.finish();
     finished.problems.iter().for_each(|error| report.problem(Problem::new(error.to_string())));
-    result.notes = notes(&finished, sockets);
+    result.notes = notes(&finished, sockets, torn);
     result.snapshot = snapshot.id().to_string();
     result.deleted = ended?;
     result.bytes_fetched = library.fetcher.bytes_fetched() - fetched_before;
@@ -157,6 +157,7 @@ struct Work<'a> {
     current: Option<Current>,
     zeros: Zeros,
     sockets: u64,
+    torn: u64,
     result: RestoreResult,
     plan: Batch<PlanItem>,
     dry_run: bool,
@@ -175,6 +176,7 @@ impl<'a> Work<'a> {
             current: None,
             zeros: Zeros::default(),
             sockets: 0,
+            torn: 0,
             result: RestoreResult::default(),
             plan: Batch::default(),
             dry_run,
@@ -268,6 +270,7 @@ impl<'a> Work<'a> {
         self.tell();
         let Some(step) = self.apply(&key, &entry)? else { return Ok(()) };
         self.sockets += u64::from(step == Step::Skip);
+        self.torn += u64::from(entry.torn);
         if self.dry_run {
             self.planned(&key, &entry, step);
             return Ok(());

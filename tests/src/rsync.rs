@@ -1,9 +1,9 @@
 //! Judges of restores that share no code with Backmesh: rsync, and what the system itself says of what rsync does not compare.
 
 use anyhow::{Context, Result, ensure};
-use rustix::fs::{CWD, Mode, OFlags};
-use std::fs::{self, Metadata};
-use std::os::unix::fs::MetadataExt;
+use rustix::fs::{CWD, Mode, OFlags, SeekFrom};
+use std::fs::{self, File, Metadata};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -56,6 +56,31 @@ pub fn finer_differences(source: &Path, restored: &Path) -> Result<Vec<String>> 
         }
     }
     Ok(found)
+}
+
+/// Whether two files are as long and have the same bytes, told by reading what is no hole in one of them.
+///
+/// # Errors
+/// Where one of them cannot be read.
+pub fn is_same_data(one: &Path, other: &Path) -> Result<bool> {
+    let (one, other) = (File::open(one)?, File::open(other)?);
+    let length = one.metadata()?.len();
+    if other.metadata()?.len() != length {
+        return Ok(false);
+    }
+    for holey in [&one, &other] {
+        let mut at = 0;
+        while let Ok(start) = rustix::fs::seek(holey, SeekFrom::Data(at)) {
+            at = rustix::fs::seek(holey, SeekFrom::Hole(start))?.min(length);
+            let mut bytes = [vec![0; (at - start) as usize], vec![0; (at - start) as usize]];
+            one.read_exact_at(&mut bytes[0], start)?;
+            other.read_exact_at(&mut bytes[1], start)?;
+            if bytes[0] != bytes[1] {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
 }
 
 fn flags(path: &Path, meta: &Metadata) -> Result<u32> {

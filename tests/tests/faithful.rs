@@ -3,9 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
 
 use backmesh_tests::oddities::{self, Keeper};
-use backmesh_tests::tree::below;
-use backmesh_tests::{Group, Outcome, debian, rsync, text, wait_for};
+use backmesh_tests::tree::{assert_identical, below};
+use backmesh_tests::{Group, debian, rsync, text, wait_for};
+use serde_json::Value;
 use std::fs;
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -19,8 +22,9 @@ fn ready(test: &str, tools: &[&str]) -> bool {
     backmesh_tests::disk::root_and_tools_or_skip(test, &tools)
 }
 
-/// Backs `folders` up, puts the owner and one of two holders out of reach, and recovers from the holder that is left.
-fn lose_and_recover(group: &mut Group, folders: &[PathBuf]) -> (PathBuf, Outcome) {
+/// Backs `folders` up, puts the owner and one of two holders out of reach, and recovers from the holder that is left. Gives the target,
+/// and the results of both.
+fn lose_and_recover(group: &mut Group, folders: &[PathBuf]) -> (PathBuf, Value, Value) {
     let owner = &group.nodes[0];
     folders.iter().for_each(|folder| owner.protect(folder));
     let saved = owner.run(&["--json", "backup"]).expect(0).result();
@@ -30,9 +34,9 @@ fn lose_and_recover(group: &mut Group, folders: &[PathBuf]) -> (PathBuf, Outcome
     group.nodes[0].move_away();
     group.nodes[1].move_away();
     let target = group.folder.path().join("target");
-    let outcome = group.recover("node0", &group.nodes[2], &["--to", text(&target)]).expect(0);
-    println!("recovered: {}", outcome.result());
-    (target, outcome)
+    let recovered = group.recover("node0", &group.nodes[2], &["--to", text(&target)]).expect(0).result();
+    println!("recovered: {recovered}");
+    (target, saved, recovered)
 }
 
 #[track_caller]
@@ -42,6 +46,14 @@ fn assert_as_it_was(source: &Path, target: &Path) {
     assert!(differences.is_empty(), "rsync on {}: {differences:#?}", source.display());
     let finer = rsync::finer_differences(source, &restored).unwrap();
     assert!(finer.is_empty(), "{}: {finer:#?}", source.display());
+}
+
+/// As [`assert_as_it_was`], for a folder with one long file, without reading its holes.
+#[track_caller]
+fn assert_sparse_as_it_was(source: &Path, target: &Path) {
+    let restored = below(target, source);
+    assert_eq!(rsync::finer_differences(source, &restored).unwrap(), Vec::<String>::new());
+    assert!(rsync::is_same_data(&source.join("file"), &restored.join("file")).unwrap());
 }
 
 /// A folder that a failed test leaves in a state that can be deleted.
@@ -79,10 +91,10 @@ impl Drop for Released {
 }
 
 /// A second recovery changes nothing; one after the tree was changed makes it what it was.
-fn again_and_after_changes(group: &Group, source: &Path, target: &Path, first: &Outcome) {
+fn again_and_after_changes(group: &Group, source: &Path, target: &Path, first: &Value) {
     let recover = || group.recover("node0", &group.nodes[2], &["--to", text(target)]).expect(0).result();
     let second = recover();
-    assert_eq!((&second["bytes_written"], &second["files"]), (&0.into(), &first.result()["files"]), "{second}");
+    assert_eq!((&second["bytes_written"], &second["files"]), (&0.into(), &first["files"]), "{second}");
     assert_as_it_was(source, target);
     oddities::vandalise(&below(target, source)).unwrap();
     assert!(!rsync::differences(source, &below(target, source)).unwrap().is_empty(), "the judge sees what was done");
@@ -98,7 +110,7 @@ fn oddities_come_back_for_root() {
     let source = Oddities::make(Keeper::Root);
     let mut group = Group::start(3).unwrap();
     let _released = Released(group.folder.path().join("target"));
-    let (target, first) = lose_and_recover(&mut group, &[source.path()]);
+    let (target, _, first) = lose_and_recover(&mut group, &[source.path()]);
     assert_as_it_was(&source.path(), &target);
     again_and_after_changes(&group, &source.path(), &target, &first);
 }
@@ -111,9 +123,79 @@ fn oddities_come_back_for_a_user() {
     let source = Oddities::make(Keeper::User(NOBODY));
     let mut group = Group::start_as(NOBODY, 3).unwrap();
     let _released = Released(group.folder.path().join("target"));
-    let (target, first) = lose_and_recover(&mut group, &[source.path()]);
+    let (target, _, first) = lose_and_recover(&mut group, &[source.path()]);
     assert_as_it_was(&source.path(), &target);
     again_and_after_changes(&group, &source.path(), &target, &first);
+}
+
+/// A file system in memory, mounted; root only.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn make(at: PathBuf) -> Self {
+        fs::create_dir(&at).unwrap();
+        oddities::run("mount", &["-t".as_ref(), "tmpfs".as_ref(), "none".as_ref(), at.as_ref()]).unwrap();
+        Self(at)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        oddities::run("umount", &[self.0.as_ref()]).ok();
+    }
+}
+
+const SPARSE_BYTES: u64 = 5 << 30;
+const ENTRIES: usize = 200_000;
+
+/// A sparse file of 5 GiB, a folder with 200,000 entries, paths of more bytes than the system takes at once, a socket, a mount point.
+fn make_extremes(top: &Path) -> Mounted {
+    for name in ["sparse", "many", "deep", "socket", "mounted"] {
+        fs::create_dir(top.join(name)).unwrap();
+    }
+    let sparse = fs::File::create(top.join("sparse/file")).unwrap();
+    for at in [0, 1 << 30, (3 << 30) + 12_345, SPARSE_BYTES - 10] {
+        sparse.write_all_at(b"something", at).unwrap();
+    }
+    sparse.set_len(SPARSE_BYTES).unwrap();
+    sparse.sync_all().unwrap();
+    for number in 0..ENTRIES {
+        fs::File::create(top.join(format!("many/{number:x} is the name of an empty file"))).unwrap();
+    }
+    oddities::make_deep(&top.join("deep"), 40).unwrap();
+    UnixListener::bind(top.join("socket/socket")).unwrap();
+    let mounted = Mounted::make(top.join("mounted/here"));
+    fs::write(mounted.0.join("inside"), "in another file system").unwrap();
+    mounted
+}
+
+#[test]
+fn extremes_come_back() {
+    if !ready("extremes_come_back", &["mount", "umount"]) {
+        return;
+    }
+    let source = tempfile::tempdir().unwrap();
+    let top = source.path();
+    let _mounted = make_extremes(top);
+    let mut group = Group::start(3).unwrap();
+    let (target, saved, result) = lose_and_recover(&mut group, &[top.to_owned()]);
+    assert!(saved["bytes_read"].as_u64().unwrap() < 1 << 20, "holes are not read: {saved}");
+    assert!(saved["notes"][0].as_str().unwrap().contains("1 socket"), "{saved}");
+    assert!(result["bytes_written"].as_u64().unwrap() < 1 << 20, "holes are not written: {result}");
+    assert!(result["notes"][0].as_str().unwrap().contains("socket"), "{result}");
+    for folder in ["many", "mounted"] {
+        assert_as_it_was(&top.join(folder), &target);
+    }
+    assert_sparse_as_it_was(&top.join("sparse"), &target);
+    // rsync takes no path of more than 4,096 bytes.
+    assert_identical(&top.join("deep"), &target);
+    assert_eq!(fs::read_dir(below(&target, &top.join("socket"))).unwrap().count(), 0);
+
+    // Only its time is another: what is there is looked at by its holes.
+    oddities::set_modified(&below(&target, &top.join("sparse/file")), 1, 1).unwrap();
+    let again = group.recover("node0", &group.nodes[2], &["--to", text(&target)]).expect(0).result();
+    assert_eq!(again["bytes_written"], 0, "{again}");
+    assert_sparse_as_it_was(&top.join("sparse"), &target);
 }
 
 /// Names the whole of `/usr` as what is to come back, however large it is.
@@ -132,6 +214,6 @@ fn a_debian_root_file_system_and_usr_come_back() {
     println!("of /usr: {folders:?}");
     folders.push(debian);
     let mut group = Group::start(3).unwrap();
-    let (target, _) = lose_and_recover(&mut group, &folders);
+    let (target, ..) = lose_and_recover(&mut group, &folders);
     folders.iter().for_each(|folder| assert_as_it_was(folder, &target));
 }
