@@ -16,6 +16,7 @@ use crate::report::Report;
 use crate::sets::SetsError;
 use crate::units::count;
 use crate::vault::SignHeadError;
+use backmesh_codec::buffer::Buffers;
 use backmesh_codec::frame::CompressError;
 use backmesh_codec::stripe::BuildError;
 use backmesh_control::{BackupResult, ExitCode, Failure, Phase, Progress};
@@ -202,6 +203,7 @@ fn prepare(node: &Node) -> Result<Packing, BackupError> {
         writer: Arc::clone(&node.vault.writer),
         id_key: node.vault.id_key.clone(),
         recipients: vec![node.vault.writer.certificate.sealing],
+        buffers: Buffers::default(),
         bytes_added: AtomicU64::new(0),
         failed: AtomicBool::new(false),
     })
@@ -220,6 +222,7 @@ async fn scan_and_pack(
         let (pages, page_frames) = mpsc::sync_channel(FRAMES_WAITING);
         let (data_frames, page_frames) = (Arc::new(Mutex::new(data_frames)), Arc::new(Mutex::new(page_frames)));
         let packers = std::thread::available_parallelism().map_or(1, |cores| cores.get().saturating_sub(1)).clamp(1, PACKERS_MAX);
+        node.outbox.begin();
         let scanned = std::thread::scope(|threads| {
             let packing = &*packing;
             // The threads own the receiving ends: when the last of them has failed, the scan cannot send any more and ends too.
@@ -237,6 +240,7 @@ async fn scan_and_pack(
             let failed = ended.filter_map(Result::err).reduce(|first, next| if first.is_consequence() { next } else { first });
             failed.map_or(scanned, Err)
         });
+        node.outbox.rest();
         if scanned.is_err() {
             node.outbox.disclaim_unpacked();
         }
@@ -253,8 +257,8 @@ fn scan(
     data: packing::Frames,
     pages: packing::Frames,
 ) -> Result<(Scanned, backmesh_store::StatCacheWriter), BackupError> {
-    let data = Chunks::new(&packing.outbox, &packing.id_key, data);
-    let pages = Chunks::new(&packing.outbox, &packing.id_key, pages);
+    let data = Chunks::new(packing, data);
+    let pages = Chunks::new(packing, pages);
     let (before, cache) = node.stat_cache()?;
     let sent_before = node.outgoing.bytes_sent();
     let bytes_sent = || node.outgoing.bytes_sent() - sent_before;

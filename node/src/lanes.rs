@@ -3,6 +3,7 @@
 
 use backmesh_format::NodeId;
 use backmesh_net::{FrameReader, FrameWriter, Net, Protocol};
+use bytes::Bytes;
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
@@ -49,7 +50,7 @@ pub struct Dialect<A> {
 
 struct Job<A> {
     head: Box<dyn FnOnce(u64) -> Vec<u8> + Send>,
-    body: Option<Arc<Vec<u8>>>,
+    body: Option<Bytes>,
     answer: oneshot::Sender<A>,
 }
 
@@ -78,7 +79,7 @@ impl<A: Send + 'static> Lanes<A> {
         &self,
         peer: NodeId,
         head: impl FnOnce(u64) -> Vec<u8> + Send + 'static,
-        body: Option<Arc<Vec<u8>>>,
+        body: Option<Bytes>,
     ) -> Result<oneshot::Receiver<A>, Unreachable> {
         let (answer, answered) = oneshot::channel();
         self.lane(peer).send(Job { head: Box::new(head), body, answer }).await.map_err(|_| Unreachable)?;

@@ -17,6 +17,7 @@ use backmesh_format::{ChunkId, DecodeError, NodeId, PackId, Signed, Wire};
 use backmesh_mesh::message::StoreReply;
 use backmesh_policy::{Shape, enough};
 use backmesh_store::{ChunkIndex, ChunkIndexError, Spool, SpoolError, SpooledPack};
+use bytes::Bytes;
 use delivery::Refusals;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -168,6 +169,18 @@ impl Outbox {
         Ok(lock(&self.on_the_way).insert(*id))
     }
 
+    /// A backup begins to submit stripes.
+    pub fn begin(&self) {
+        self.spool.expect_many();
+    }
+
+    /// No more stripes will be submitted for now, and what is only useful for more of them goes. For threads, not for tasks.
+    pub fn rest(&self) {
+        if let Err(error) = self.spool.tidy() {
+            tracing::warn!("files of the spool that are of no more use stay until the next start: {error}");
+        }
+    }
+
     /// Gives up all chunks that were claimed and are in no pack, because a backup ended early. No backup may be running.
     pub fn disclaim_unpacked(&self) {
         let packed: HashSet<ChunkId> = {
@@ -182,15 +195,15 @@ impl Outbox {
     /// # Errors
     /// Where the spool cannot be written.
     pub fn submit(self: &Arc<Self>, stripe: BuiltStripe, set: Arc<Signed<Copyset>>) -> Result<(), OutboxError> {
-        let kib = (stripe.shards.iter().map(Vec::len).sum::<usize>() >> 10).clamp(1, MEMORY_KIB);
+        let kib = (stripe.shards.iter().map(Bytes::len).sum::<usize>() >> 10).clamp(1, MEMORY_KIB);
         let permit = self.runtime.block_on(Arc::clone(&self.memory).acquire_many_owned(kib as u32));
         let permit = permit.map_err(|_| OutboxError::Interrupted)?;
-        let BuiltStripe { record, shards, chunks, class } = stripe;
+        let BuiltStripe { record, shards, pack: data, chunks, class } = stripe;
         let place = PackPlace { pack: record.pack, copyset: record.copyset, class };
-        let mut spooled = [SpooledPack { place, purpose: record.purpose, record: record.to_wire(), chunks, shards }];
+        let (purpose, k, n) = (record.purpose, record.k, shards.len() as u8);
+        let mut spooled = [SpooledPack { place, purpose, record: record.to_wire(), chunks, k, n, data }];
         self.spool.add(&spooled)?;
-        let [SpooledPack { chunks, shards, .. }] = &mut spooled;
-        let shards: Vec<Arc<Vec<u8>>> = std::mem::take(shards).into_iter().map(Arc::new).collect();
+        let [SpooledPack { chunks, .. }] = &mut spooled;
         let pack = record.pack;
         self.watch(record, std::mem::take(chunks), vec![false; shards.len()], true, false);
         self.runtime.spawn(Arc::clone(self).send_all(pack, shards, set, permit));

@@ -5,6 +5,7 @@
 //! ```
 
 use anyhow::{Context, Result};
+use backmesh_codec::buffer::Buffers;
 use backmesh_codec::chunk::{Chunker, Profile, profile_for};
 use backmesh_codec::frame::FrameDraft;
 use backmesh_codec::pack::{FinishedPack, PackAssembler, pack_overhead_bytes};
@@ -66,6 +67,7 @@ struct Run {
     rng: StdRng,
     known: HashSet<ChunkId>,
     assembler: PackAssembler,
+    buffers: Buffers,
     draft: FrameDraft,
     stages: Vec<(&'static str, f64, u64)>,
     packs: Vec<SizeClass>,
@@ -74,13 +76,16 @@ struct Run {
 
 impl Run {
     fn new(k: u8, n: u8) -> Result<Self> {
+        let buffers = Buffers::default();
         Ok(Self {
             shape: (k, n),
             id_key: ChunkIdKey::new([7; 32]),
             rng: StdRng::seed_from_u64(7),
             known: HashSet::new(),
-            assembler: PackAssembler::new(SizeClass::M16, pack_overhead_bytes(k, n))?,
-            draft: FrameDraft::default(),
+            assembler: PackAssembler::new(if k < 8 { SizeClass::M4 } else { SizeClass::M16 }, pack_overhead_bytes(k, n))?
+                .within(buffers.clone()),
+            draft: FrameDraft::within(&buffers),
+            buffers,
             stages: Vec::new(),
             packs: Vec::new(),
             padding_bytes: 0,
@@ -129,7 +134,7 @@ impl Run {
 
     fn compress(&mut self) -> Result<()> {
         let start = now();
-        let draft = std::mem::take(&mut self.draft);
+        let draft = std::mem::replace(&mut self.draft, FrameDraft::within(&self.buffers));
         let bytes = draft.raw.len();
         self.assembler.push(draft)?;
         self.spent("compress", start, bytes);
@@ -149,7 +154,7 @@ impl Run {
         let start = now();
         tree::root(&bytes);
         let length = bytes.len();
-        let shards = stripe::encode(bytes, k, n)?;
+        let (_, shards) = stripe::encode(bytes, k, n, &self.buffers)?;
         self.spent("code", start, length);
         let start = now();
         shards.iter().for_each(|shard| {

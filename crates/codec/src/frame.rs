@@ -1,11 +1,13 @@
 //! Frames: runs of chunks compressed together, because small chunks compress badly alone. The bytes of a frame's inside are
 //! described in [`backmesh_format::pack`]; sealing happens when its pack is finished.
 
+use crate::buffer::{Buffer, Buffers};
 use crate::seal::{self, PackKey};
 use backmesh_format::index::FramePlace;
 use backmesh_format::keys::ChunkIdKey;
 use backmesh_format::pack::{TAG_BYTES, frame_associated_data};
 use backmesh_format::{ChunkId, DecodeError, PackId, Reader, Writer, limits};
+use bytes::Bytes;
 use std::io;
 use thiserror::Error;
 use zstd::bulk::{Compressor, Decompressor};
@@ -27,12 +29,17 @@ const ZSTD: u8 = 1;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FrameDraft {
     /// The bytes of all chunks, one after the other.
-    pub raw: Vec<u8>,
+    pub raw: Buffer,
     /// The chunks' ids and lengths, in the same order.
     pub chunks: Vec<(ChunkId, u32)>,
 }
 
 impl FrameDraft {
+    /// An empty draft with memory from a pool.
+    pub fn within(buffers: &Buffers) -> Self {
+        Self { raw: buffers.take(0, limits::FRAME_BYTES_MAX as usize), chunks: Vec::new() }
+    }
+
     /// Appends a chunk of 1 to [`limits::CHUNK_BYTES_MAX`] bytes.
     pub fn push(&mut self, id: ChunkId, chunk: &[u8]) {
         if self.raw.capacity() == 0 {
@@ -67,25 +74,52 @@ pub enum CompressError {
     Zstd(#[source] io::Error),
 }
 
-/// A frame, compressed and not yet sealed.
+/// A frame, compressed and not yet sealed. Its inside is the head and then the pieces.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Frame {
-    /// What will be sealed.
-    pub(crate) inside: Vec<u8>,
+    head: Vec<u8>,
+    /// Where the chunks' bytes are kept as they are, each chunk is one piece.
+    pub(crate) pieces: Vec<Bytes>,
     /// The chunks' ids and lengths.
     pub(crate) chunks: Vec<(ChunkId, u32)>,
     /// The length of all chunks together.
     pub(crate) raw_bytes: usize,
-    /// How many bytes at the end of `inside` hold the chunks.
+    /// The length of all pieces together.
     pub(crate) packed_bytes: usize,
     /// Whether these are the chunks' bytes as they are.
     pub(crate) stored: bool,
 }
 
 impl Frame {
+    fn new(compression: u8, pieces: Vec<Bytes>, chunks: Vec<(ChunkId, u32)>) -> Self {
+        let raw_bytes = chunks.iter().map(|(_, bytes)| *bytes as usize).sum();
+        let packed_bytes = pieces.iter().map(Bytes::len).sum();
+        let mut head = Writer::default();
+        head.bytes(&[compression]);
+        head.varint(raw_bytes as u64);
+        head.varint(chunks.len() as u64);
+        chunks.iter().for_each(|(_, bytes)| head.varint(u64::from(*bytes)));
+        Self { head: head.finish(), pieces, chunks, raw_bytes, packed_bytes, stored: compression == STORED }
+    }
+
+    /// A frame of chunks that are kept as they are.
+    pub(crate) fn stored(pieces: Vec<Bytes>, chunks: Vec<(ChunkId, u32)>) -> Self {
+        Self::new(STORED, pieces, chunks)
+    }
+
+    /// What will be sealed, piece by piece.
+    pub(crate) fn inside(&self) -> impl Iterator<Item = &[u8]> {
+        std::iter::once(&self.head[..]).chain(self.pieces.iter().map(|piece| &piece[..]))
+    }
+
+    /// The length of what will be sealed.
+    pub(crate) fn inside_bytes(&self) -> usize {
+        self.head.len() + self.packed_bytes
+    }
+
     /// The length that the frame will have in a pack.
     pub(crate) fn sealed_bytes(&self) -> usize {
-        self.inside.len() + TAG_BYTES
+        self.inside_bytes() + TAG_BYTES
     }
 }
 
@@ -104,17 +138,19 @@ impl FrameCompressor {
     }
 
     /// Makes a frame of chunks.
-    pub(crate) fn frame(&mut self, raw: &[u8], chunks: Vec<(ChunkId, u32)>) -> Result<Frame, CompressError> {
+    pub(crate) fn frame(&mut self, raw: &Bytes, chunks: Vec<(ChunkId, u32)>) -> Result<Frame, CompressError> {
         check_draft(raw, &chunks)?;
-        let packed = self.compress(raw).map_err(CompressError::Zstd)?;
-        let mut header = Writer::default();
-        header.bytes(&[if packed.is_some() { ZSTD } else { STORED }]);
-        header.varint(raw.len() as u64);
-        header.varint(chunks.len() as u64);
-        chunks.iter().for_each(|(_, bytes)| header.varint(u64::from(*bytes)));
-        let (stored, packed) = (packed.is_none(), packed.unwrap_or(raw));
-        let inside = [&header.finish()[..], packed].concat();
-        Ok(Frame { inside, chunks, raw_bytes: raw.len(), packed_bytes: packed.len(), stored })
+        if let Some(packed) = self.compress(raw).map_err(CompressError::Zstd)? {
+            return Ok(Frame::new(ZSTD, vec![Bytes::copy_from_slice(packed)], chunks));
+        }
+        let mut end = 0;
+        let piece = |(_, bytes): &(ChunkId, u32)| {
+            let start = end;
+            end += *bytes as usize;
+            raw.slice(start..end)
+        };
+        let pieces = chunks.iter().map(piece).collect();
+        Ok(Frame::stored(pieces, chunks))
     }
 
     /// Compresses bytes; none where that is not worth while.
@@ -219,6 +255,7 @@ pub enum OpenError {
 pub struct FrameOpener {
     zstd: Decompressor<'static>,
     inside: Vec<u8>,
+    content: Vec<u8>,
 }
 
 impl std::fmt::Debug for FrameOpener {
@@ -241,10 +278,9 @@ impl FrameOpener {
         content: &mut Vec<u8>,
     ) -> Result<Vec<u32>, OpenError> {
         content.clear();
-        let associated_data = frame_associated_data(pack, frame);
-        seal::open_into(key, frame, &associated_data, sealed, &mut self.inside).map_err(|_| OpenError::Seal { frame })?;
-        let (lengths, packed, compression, raw_bytes) =
-            read_inside(&self.inside).map_err(|source| OpenError::Decode { frame, source })?;
+        self.inside.clear();
+        self.inside.extend_from_slice(sealed);
+        let (lengths, packed, compression, raw_bytes) = unseal(key, pack, frame, &mut self.inside)?;
         if compression == STORED {
             content.extend_from_slice(packed);
         } else {
@@ -256,6 +292,35 @@ impl FrameOpener {
         }
         Ok(lengths)
     }
+
+    /// Opens a frame where it lies, or decompresses it beside it: the lengths of its chunks, and their bytes one after the other.
+    /// `sealed` is of no more use as what it was.
+    ///
+    /// # Errors
+    /// As [`FrameOpener::open_into`].
+    pub(crate) fn open_in_place<'a>(
+        &'a mut self,
+        key: &PackKey,
+        pack: &PackId,
+        frame: u64,
+        sealed: &'a mut [u8],
+    ) -> Result<(Vec<u32>, &'a [u8]), OpenError> {
+        let (lengths, packed, compression, raw_bytes) = unseal(key, pack, frame, sealed)?;
+        let content = if compression == STORED {
+            packed
+        } else {
+            self.content.clear();
+            decompress(&mut self.zstd, packed, raw_bytes, &mut self.content).map_err(|_| OpenError::Decompress { frame })?;
+            &self.content
+        };
+        if content.len() == raw_bytes { Ok((lengths, content)) } else { Err(OpenError::Decompress { frame }) }
+    }
+}
+
+fn unseal<'a>(key: &PackKey, pack: &PackId, frame: u64, sealed: &'a mut [u8]) -> Result<Inside<'a>, OpenError> {
+    let associated_data = frame_associated_data(pack, frame);
+    let inside = seal::open_in_place(key, frame, &associated_data, sealed).map_err(|_| OpenError::Seal { frame })?;
+    read_inside(inside).map_err(|source| OpenError::Decode { frame, source })
 }
 
 /// Decompresses into an empty `content`, to at most `raw_bytes` or what `content` has room for already.
@@ -340,13 +405,18 @@ mod tests {
 
     fn frame(chunks: &[Vec<u8>]) -> Frame {
         let FrameDraft { raw, chunks } = draft(chunks);
-        FrameCompressor::new().unwrap().frame(&raw, chunks).unwrap()
+        FrameCompressor::new().unwrap().frame(&Bytes::from_owner(raw), chunks).unwrap()
     }
 
     fn sealed(inside: &[u8], number: u64) -> Vec<u8> {
-        let mut sealed = vec![0; inside.len() + TAG_BYTES];
-        seal::seal_into(&KEY, number, &frame_associated_data(&PACK, number), inside, &mut sealed);
+        let mut sealed = inside.to_vec();
+        let tag = seal::seal_in_place(&KEY, number, &frame_associated_data(&PACK, number), &mut sealed);
+        sealed.extend_from_slice(&tag);
         sealed
+    }
+
+    fn inside(frame: &Frame) -> Vec<u8> {
+        frame.inside().collect::<Vec<_>>().concat()
     }
 
     fn forged(compression: u8, raw_bytes: u64, lengths: &[u64], packed: &[u8]) -> Result<Vec<u8>, OpenError> {
@@ -362,8 +432,8 @@ mod tests {
     #[test]
     fn text_shrinks_and_random_bytes_are_stored() {
         let (text, random) = (frame(&[text(500_000)]), frame(&[random(500_000)]));
-        assert!(!text.stored && text.inside.len() < 5_000);
-        assert!(random.stored && random.inside.len() < 500_020);
+        assert!(!text.stored && text.inside_bytes() < 5_000);
+        assert!(random.stored && random.inside_bytes() < 500_020);
     }
 
     #[test]
@@ -375,7 +445,7 @@ mod tests {
     #[test]
     fn any_damage_is_found() {
         let frame = frame(&[text(3000), random(2000)]);
-        let good = sealed(&frame.inside, 5);
+        let good = sealed(&inside(&frame), 5);
         let mut rng = StdRng::seed_from_u64(1);
         for at in (0..good.len()).step_by(3) {
             let mut bad = good.clone();
@@ -426,7 +496,7 @@ mod tests {
             [(10, vec![9]), (10, vec![10, 0]), (10, vec![]), (2 << 20, vec![2 << 20]), ((2 << 20) + 1, vec![1 << 20, 1 << 20, 1])]
         {
             let chunks = lengths.into_iter().map(|bytes| (id, bytes)).collect();
-            assert!(matches!(compressor.frame(&vec![0; raw], chunks), Err(CompressError::Chunks { .. })));
+            assert!(matches!(compressor.frame(&vec![0; raw].into(), chunks), Err(CompressError::Chunks { .. })));
         }
     }
 
@@ -443,7 +513,7 @@ mod tests {
             let frame = frame(&chunks);
             let mut content = random(77);
             let found = FrameOpener::default()
-                .open_into(&KEY, &PACK, u64::from(number), &sealed(&frame.inside, u64::from(number)), &mut content)
+                .open_into(&KEY, &PACK, u64::from(number), &sealed(&inside(&frame), u64::from(number)), &mut content)
                 .unwrap();
             prop_assert_eq!(found.into_iter().map(|bytes| bytes as usize).collect::<Vec<_>>(), lengths);
             prop_assert_eq!(content, chunks.concat());

@@ -1,8 +1,10 @@
 //! Packs: frames sealed under a fresh key and padded to one of a few sizes. The bytes are described in [`backmesh_format::pack`].
 //!
 //! Frames wait compressed and unsealed until their pack is finished, so that what is left at a flush can still be divided among
-//! packs of descending sizes, and frames can be cut where that fills a pack better.
+//! packs of descending sizes, and frames can be cut where that fills a pack better. Chunks that do not compress are cut for nothing:
+//! of those that wait, the ones go into a pack that fill it best (a small subset sum).
 
+use crate::buffer::{Buffer, Buffers};
 use crate::frame::{CompressError, Frame, FrameCompressor, FrameDraft, FrameOpener, OpenError};
 use crate::seal::{self, PackKey};
 use backmesh_format::index::FramePlace;
@@ -11,6 +13,7 @@ use backmesh_format::pack::{
     PADDING_FRAME, SizeClass, TABLE_FRAME, TAG_BYTES, TRAILER_BYTES, TRAILER_FRAME, frame_associated_data,
 };
 use backmesh_format::{ChunkId, DecodeError, PackId, Reader, Wire, Writer, limits};
+use bytes::Bytes;
 use rand_core::CryptoRng;
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -28,7 +31,7 @@ pub struct FinishedPack {
     /// How much of it is padding, in bytes.
     pub padding_bytes: u32,
     /// Its bytes, exactly as many as its size says.
-    pub bytes: Vec<u8>,
+    pub bytes: Buffer,
     /// What lies where, in order.
     pub chunks: Vec<(ChunkId, FramePlace)>,
 }
@@ -47,6 +50,9 @@ pub struct PackAssembler {
     decompressor: Decompressor<'static>,
     frames: VecDeque<Frame>,
     frames_bytes: usize,
+    /// Those of them that are stored as they are.
+    stored_bytes: usize,
+    buffers: Buffers,
 }
 
 impl std::fmt::Debug for PackAssembler {
@@ -63,7 +69,15 @@ impl PackAssembler {
     pub fn new(target: SizeClass, pack_overhead_bytes: u32) -> Result<Self, CompressError> {
         let compressor = FrameCompressor::new().map_err(CompressError::Zstd)?;
         let decompressor = Decompressor::default();
-        Ok(Self { target, pack_overhead_bytes, compressor, decompressor, frames: VecDeque::new(), frames_bytes: 0 })
+        let (frames, buffers) = (VecDeque::new(), Buffers::default());
+        Ok(Self { target, pack_overhead_bytes, compressor, decompressor, frames, frames_bytes: 0, stored_bytes: 0, buffers })
+    }
+
+    /// Makes packs in buffers of a pool.
+    #[must_use]
+    pub fn within(mut self, buffers: Buffers) -> Self {
+        self.buffers = buffers;
+        self
     }
 
     /// Compresses a frame and keeps it. An empty draft is nothing.
@@ -73,15 +87,15 @@ impl PackAssembler {
     pub fn push(&mut self, draft: FrameDraft) -> Result<(), CompressError> {
         let FrameDraft { raw, chunks } = draft;
         if !chunks.is_empty() || !raw.is_empty() {
-            let frame = self.compressor.frame(&raw, chunks)?;
-            self.keep_last(frame);
+            let frame = self.compressor.frame(&Bytes::from_owner(raw), chunks)?;
+            self.insert(self.frames.len(), frame);
         }
         Ok(())
     }
 
-    /// Whether the frames at hand fill a pack.
+    /// Whether the frames at hand fill a pack, and where chunks do not compress, whether enough of them wait to choose from.
     pub fn is_full(&self) -> bool {
-        self.frames_bytes >= self.target.bytes() as usize
+        self.frames_bytes >= self.target.bytes() as usize + self.stored_bytes.min(CHOICE_BYTES)
     }
 
     /// Whether nothing waits.
@@ -139,29 +153,41 @@ impl PackAssembler {
             alone.add(first.sealed_bytes());
             frames = self.fill(SizeClass::holding(alone.needed() as u64).unwrap_or(SizeClass::M16))?;
         }
-        Ok((!frames.is_empty()).then(|| seal_pack(frames, rng)))
+        Ok((!frames.is_empty()).then(|| seal_pack(frames, &self.buffers, rng)))
     }
 
     /// Takes frames in order until the next does not fit; cuts that one where more than a little would stay empty; then looks
-    /// whether a later one fits.
+    /// whether a later one fits. Where chunks do not compress, the last of them are chosen one by one.
     fn fill(&mut self, class: SizeClass) -> Result<Vec<Frame>, CompressError> {
         let capacity = class.bytes() as usize;
         let (mut room, mut taken) = (Room::default(), Vec::new());
         let mut next = 0;
         while let Some(frame) = self.frames.get(next) {
-            if room.needed_with(frame.sealed_bytes()) <= capacity {
+            let needed = room.needed_with(frame.sealed_bytes());
+            if needed <= capacity && !(frame.stored && self.choice_is_due(next, capacity - needed)) {
                 room.add(frame.sealed_bytes());
                 taken.extend(self.remove(next));
                 continue;
             }
             let left = capacity.saturating_sub(room.needed_with(0) + 8);
+            if frame.stored {
+                let chosen = self.choose(next, left);
+                if !chosen.is_empty() {
+                    taken.extend(chosen);
+                    break;
+                }
+                if needed <= capacity {
+                    room.add(self.frames[next].sealed_bytes());
+                    taken.extend(self.remove(next));
+                    continue;
+                }
+            }
             if next == 0
                 && left >= capacity / EMPTY_PART
                 && let Some((first, rest)) = self.cut(next, left)?
             {
-                self.frames_bytes -= self.frames[next].sealed_bytes();
-                self.frames_bytes += rest.sealed_bytes();
-                self.frames[next] = rest;
+                self.remove(next);
+                self.insert(next, rest);
                 room.add(first.sealed_bytes());
                 taken.push(first);
             }
@@ -170,42 +196,127 @@ impl PackAssembler {
         Ok(taken)
     }
 
+    /// Whether a pack that has room for `left` bytes behind the stored frame at `at` should rather choose among single chunks: sums
+    /// lie densest around half of what can be chosen from.
+    fn choice_is_due(&self, at: usize, left: usize) -> bool {
+        let behind = self.stored_chunks(at + 1).take(CHOICE_CHUNKS).map(|(_, bytes)| bytes);
+        left < behind.sum::<usize>() / 2
+    }
+
+    /// The chunks that wait as they are, from the frame at `from` on: the number of the frame, and how long each is.
+    fn stored_chunks(&self, from: usize) -> impl Iterator<Item = (usize, usize)> {
+        let frames = self.frames.iter().enumerate().skip(from).filter(|(_, frame)| frame.stored);
+        frames.flat_map(|(at, frame)| frame.chunks.iter().map(move |(_, bytes)| (at, *bytes as usize)))
+    }
+
+    /// Takes single chunks from the stored frames from `from` on: those in front, and at the end those that fill `left` best. Chunks
+    /// of different frames stay in different frames.
+    fn choose(&mut self, from: usize, left: usize) -> Vec<Frame> {
+        let waiting: Vec<(usize, usize)> = self.stored_chunks(from).collect();
+        let costs: Vec<usize> = waiting.iter().map(|(_, bytes)| bytes + LONE_CHUNK_BYTES).collect();
+        let (mut left, mut first) = (left, 0);
+        while let Some(rest) = costs.get(first).and_then(|cost| left.checked_sub(*cost)) {
+            let behind = costs[first + 1..].iter().take(CHOICE_CHUNKS).sum::<usize>();
+            if rest < behind / 2 {
+                break;
+            }
+            (left, first) = (rest, first + 1);
+        }
+        let window = &costs[first..costs.len().min(first + CHOICE_CHUNKS)];
+        let best = best_sum(window, left);
+        let is_taken = |number: usize| number < first || best >> (number - first) & 1 == 1;
+        let end = first + (usize::BITS - best.leading_zeros()) as usize;
+        let (mut at, mut number, mut taken) = (from, 0, Vec::new());
+        while number < end {
+            match self.frames.get(at) {
+                Some(frame) if frame.stored => {}
+                Some(_) => {
+                    at += 1;
+                    continue;
+                }
+                None => break,
+            }
+            let Some(frame) = self.remove(at) else { break };
+            let (mut chosen, mut rest) = (Parts::default(), Parts::default());
+            for (piece, chunk) in frame.pieces.into_iter().zip(frame.chunks) {
+                let part = if number < end && is_taken(number) { &mut chosen } else { &mut rest };
+                part.0.push(piece);
+                part.1.push(chunk);
+                number += 1;
+            }
+            if !chosen.0.is_empty() {
+                taken.push(Frame::stored(chosen.0, chosen.1));
+            }
+            if !rest.0.is_empty() {
+                self.insert(at, Frame::stored(rest.0, rest.1));
+                at += 1;
+            }
+        }
+        taken
+    }
+
     /// Cuts a waiting frame in two, so that the first part, sealed, has at most `sealed_bytes_max`. None where no cut does that.
     fn cut(&mut self, at: usize, sealed_bytes_max: usize) -> Result<Option<(Frame, Frame)>, CompressError> {
-        let Some(frame) = self.frames.get(at).filter(|frame| frame.chunks.len() > 1) else { return Ok(None) };
+        let Some(frame) = self.frames.get(at).filter(|frame| frame.chunks.len() > 1 && !frame.stored) else { return Ok(None) };
         let mut raw = Vec::new();
-        let packed = &frame.inside[frame.inside.len() - frame.packed_bytes..];
-        if frame.stored {
-            raw.extend_from_slice(packed);
-        } else {
-            crate::frame::decompress(&mut self.decompressor, packed, frame.raw_bytes, &mut raw).map_err(CompressError::Zstd)?;
-        }
-        let shrinks_to = frame.inside.len() as f64 / frame.raw_bytes as f64;
+        let [packed] = &frame.pieces[..] else { return Ok(None) };
+        crate::frame::decompress(&mut self.decompressor, packed, frame.raw_bytes, &mut raw).map_err(CompressError::Zstd)?;
+        let raw = Bytes::from(raw);
+        let shrinks_to = frame.inside_bytes() as f64 / frame.raw_bytes as f64;
         for caution in [0.97, 0.8] {
             let raw_max = (sealed_bytes_max.saturating_sub(TAG_BYTES) as f64 / shrinks_to * caution) as usize;
             let (count, bytes) = prefix(&frame.chunks, raw_max);
             if count == 0 {
                 break;
             }
-            let first = self.compressor.frame(&raw[..bytes], frame.chunks[..count].to_vec())?;
+            let first = self.compressor.frame(&raw.slice(..bytes), frame.chunks[..count].to_vec())?;
             if first.sealed_bytes() <= sealed_bytes_max {
-                let rest = self.compressor.frame(&raw[bytes..], frame.chunks[count..].to_vec())?;
+                let rest = self.compressor.frame(&raw.slice(bytes..), frame.chunks[count..].to_vec())?;
                 return Ok(Some((first, rest)));
             }
         }
         Ok(None)
     }
 
-    fn keep_last(&mut self, frame: Frame) {
+    fn insert(&mut self, at: usize, frame: Frame) {
         self.frames_bytes += frame.sealed_bytes();
-        self.frames.push_back(frame);
+        self.stored_bytes += if frame.stored { frame.sealed_bytes() } else { 0 };
+        self.frames.insert(at, frame);
     }
 
     fn remove(&mut self, at: usize) -> Option<Frame> {
         let frame = self.frames.remove(at)?;
         self.frames_bytes -= frame.sealed_bytes();
+        self.stored_bytes -= if frame.stored { frame.sealed_bytes() } else { 0 };
         Some(frame)
     }
+}
+
+/// Pieces and their chunks.
+type Parts = (Vec<Bytes>, Vec<(ChunkId, u32)>);
+
+/// From so many chunks those are chosen that fill a pack. Of 12, of a quarter of a MiB each, some fit to within a KiB.
+const CHOICE_CHUNKS: usize = 12;
+/// What waits beyond a full pack so that there is a choice, in bytes. It delays chunks by half a pack and costs memory.
+const CHOICE_BYTES: usize = 2 << 20;
+/// A choice that leaves so many bytes empty is good enough. A smaller one would send later chunks first for next to nothing.
+const CHOICE_EMPTY_BYTES: usize = 1 << 10;
+
+/// Which of `costs`, as bits, have the largest sum that is at most `left`; or, of those that come near enough, the one that does
+/// without the latest.
+fn best_sum(costs: &[usize], left: usize) -> usize {
+    let mut sums = vec![0; 1 << costs.len()];
+    let mut best = 0;
+    for choice in 1..sums.len() {
+        sums[choice] = sums[choice & (choice - 1)] + costs[choice.trailing_zeros() as usize];
+        if sums[choice] <= left && sums[choice] > sums[best] {
+            best = choice;
+            if left - sums[best] <= CHOICE_EMPTY_BYTES {
+                break;
+            }
+        }
+    }
+    best
 }
 
 /// A frame is cut where otherwise more than one part in so many of a pack would be padding.
@@ -260,6 +371,8 @@ fn simulate_fill(chunks: &[usize], class: SizeClass) -> (SizeClass, usize, usize
 
 /// What a frame takes in a pack's table, in bytes.
 const FRAME_ROW_BYTES: usize = 3;
+/// What a frame of one chunk takes beside that chunk, in bytes: head, seal, and its row in the pack's table.
+const LONE_CHUNK_BYTES: usize = 9 + TAG_BYTES + FRAME_ROW_BYTES;
 /// What a pack takes beside its frames, in bytes, and what the head of a cut frame takes.
 const PACK_ROW_BYTES: usize = TRAILER_BYTES + TAG_BYTES + 3 + 32;
 
@@ -295,27 +408,28 @@ fn varint_bytes(value: usize) -> usize {
 }
 
 /// Seals frames into the smallest pack that holds them.
-fn seal_pack(frames: Vec<Frame>, rng: &mut impl CryptoRng) -> FinishedPack {
+fn seal_pack(frames: Vec<Frame>, buffers: &Buffers, rng: &mut impl CryptoRng) -> FinishedPack {
     let mut room = Room::default();
     frames.iter().for_each(|frame| room.add(frame.sealed_bytes()));
     let class = SizeClass::holding(room.needed() as u64).unwrap_or(SizeClass::M16);
     let mut id = PackId([0; 32]);
     rng.fill_bytes(&mut id.0);
     let key = PackKey::random(rng);
-    let mut bytes = vec![0; class.bytes() as usize];
+    // The code adds less than a byte for each data shard.
+    let mut bytes = buffers.take(class.bytes() as usize, class.bytes() as usize + limits::SHARDS_MAX);
     let mut sealer = Sealer { id: &id, key: &key, bytes: &mut bytes, end: 0 };
     let (mut chunks, mut table) = (Vec::new(), Writer::default());
     table.varint(frames.len() as u64);
     for (number, frame) in frames.into_iter().enumerate() {
-        let sealed = sealer.append(number as u64, &frame.inside);
+        let sealed = sealer.append(number as u64, frame.inside());
         table.varint(sealed.len() as u64);
         chunks.extend(places(number as u32, &sealed, frame.chunks));
     }
-    let table = sealer.append(TABLE_FRAME, &table.finish());
+    let table = sealer.append(TABLE_FRAME, [&table.finish()[..]]);
     let padding_bytes = (class.bytes() as usize - room.needed()) as u32;
     sealer.pad(padding_bytes as usize);
-    let trailer = (table.start as u32).to_le_bytes().into_iter().chain((table.len() as u32).to_le_bytes());
-    sealer.append(TRAILER_FRAME, &trailer.collect::<Vec<u8>>());
+    let trailer = [(table.start as u32).to_le_bytes(), (table.len() as u32).to_le_bytes()];
+    sealer.append(TRAILER_FRAME, trailer.iter().map(|bytes| &bytes[..]));
     FinishedPack { id, key, class, padding_bytes, bytes, chunks }
 }
 
@@ -338,17 +452,23 @@ struct Sealer<'a> {
 }
 
 impl Sealer<'_> {
-    fn append(&mut self, number: u64, inside: &[u8]) -> Range<usize> {
-        let sealed = self.end..self.end + inside.len() + TAG_BYTES;
+    fn append<'b>(&mut self, number: u64, inside: impl IntoIterator<Item = &'b [u8]>) -> Range<usize> {
+        let start = self.end;
+        for piece in inside {
+            self.bytes[self.end..self.end + piece.len()].copy_from_slice(piece);
+            self.end += piece.len();
+        }
         let associated_data = frame_associated_data(self.id, number);
-        seal::seal_into(self.key, number, &associated_data, inside, &mut self.bytes[sealed.clone()]);
-        self.end = sealed.end;
-        sealed
+        let tag = seal::seal_in_place(self.key, number, &associated_data, &mut self.bytes[start..self.end]);
+        self.bytes[self.end..self.end + TAG_BYTES].copy_from_slice(&tag);
+        self.end += TAG_BYTES;
+        start..self.end
     }
 
     /// Zeros sealed, without their tag: keystream.
     fn pad(&mut self, count: usize) {
         let padding = &mut self.bytes[self.end..self.end + count];
+        padding.fill(0);
         seal::seal_in_place(self.key, PADDING_FRAME, &[], padding);
         self.end += count;
     }
@@ -553,6 +673,30 @@ mod tests {
     }
 
     #[test]
+    fn chunks_that_do_not_compress_fill_packs_to_the_brim_and_stay_in_order_but_for_a_few() {
+        let rng = &mut StdRng::seed_from_u64(8);
+        for (range, mixed) in [(64_000..900_000, false), (64_000..900_000, true), (16_000..250_000, false)] {
+            let chunks: Vec<_> = (0..48_000_000 / (range.start + range.end))
+                .map(|number| {
+                    let bytes = rng.random_range(range.clone());
+                    chunk(bytes, mixed && number % 7 == 0, rng)
+                })
+                .collect();
+            let mut assembler = PackAssembler::new(SizeClass::M4, pack_overhead_bytes(4, 8)).unwrap();
+            let mut packs = push_all(&mut assembler, &chunks, rng);
+            let padding: Vec<u32> = packs.iter().map(|pack| pack.padding_bytes).collect();
+            let allowed = SizeClass::M4.bytes() / if mixed { 100 } else { 500 };
+            assert!(padding.len() > 2 && padding.iter().all(|bytes| *bytes < allowed), "{padding:?}");
+            packs.extend(assembler.flush(rng).unwrap());
+            check(&packs, &chunks);
+            let order: Vec<ChunkId> = chunks.iter().map(|chunk| id_key().id(chunk)).collect();
+            let found = packs.iter().flat_map(|pack| &pack.chunks);
+            let moved = found.enumerate().map(|(at, (id, _))| order.iter().position(|it| it == id).unwrap().abs_diff(at)).max();
+            assert!(moved <= Some(2 * CHOICE_CHUNKS + 4), "{moved:?}");
+        }
+    }
+
+    #[test]
     fn a_flush_wastes_little() {
         let rng = &mut StdRng::seed_from_u64(2);
         for total in [10_000, 30_000, 70_000, 150_000, 300_000, 700_000, 1_100_000, 3_000_000, 9_000_000] {
@@ -633,7 +777,7 @@ mod tests {
 
     impl ConcatBytes for Vec<FinishedPack> {
         fn concat_bytes(self) -> Vec<u8> {
-            self.into_iter().flat_map(|pack| pack.bytes).collect()
+            self.iter().flat_map(|pack| pack.bytes.to_vec()).collect()
         }
     }
 

@@ -1,5 +1,8 @@
 //! Sealing: XChaCha20-Poly1305 for frames and heads, HPKE (RFC 9180, base mode; X25519, HKDF-SHA256, ChaCha20-Poly1305) for the
 //! keys of packs and heads. Every key is fresh and random, so nonces may be the numbers of frames.
+//!
+//! XChaCha20-Poly1305 is ChaCha20-Poly1305 under a key that HChaCha20 makes of the key and the first 16 bytes of the nonce
+//! (draft-irtf-cfrg-xchacha). The many bytes go through `ring`, which ciphers and authenticates in one pass and takes half the time.
 
 use crate::frame::{self, FrameCompressor};
 use backmesh_format::pack::{HEAD_FRAME, TAG_BYTES, frame_nonce};
@@ -7,13 +10,13 @@ use backmesh_format::record::{from_envelope, to_envelope};
 use backmesh_format::stripe::KeySlot;
 use backmesh_format::vault::{Head, HeadBody, WriterCert};
 use backmesh_format::{Bytes, DecodeError, Reader, SealingKey, Writer, limits};
-use chacha20poly1305::aead::inout::InOutBuf;
-use chacha20poly1305::{AeadInOut, KeyInit, Tag, XChaCha20Poly1305, XNonce};
+use chacha20::{R20, hchacha};
 use hpke::{Deserializable, Kem, OpModeR, OpModeS, Serializable};
 use rand_core::CryptoRng;
+use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use std::io;
 use thiserror::Error;
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 type HpkeKem = hpke::kem::X25519HkdfSha256;
 type HpkeKdf = hpke::kdf::HkdfSha256;
@@ -44,8 +47,16 @@ impl PackKey {
         &self.0
     }
 
-    fn cipher(&self) -> XChaCha20Poly1305 {
-        XChaCha20Poly1305::new(&self.0.into())
+    /// The cipher for one nonce, and what is left of the nonce.
+    #[expect(clippy::expect_used, reason = "the subkey has 32 bytes, as the cipher wants")]
+    fn cipher(&self, number: u64) -> (LessSafeKey, Nonce) {
+        let nonce = frame_nonce(number);
+        let (mut first, mut rest) = ([0; 16], [0; 12]);
+        first.copy_from_slice(&nonce[..16]);
+        rest[4..].copy_from_slice(&nonce[16..]);
+        let subkey = Zeroizing::new(<[u8; 32]>::from(hchacha::<R20>(&self.0.into(), &first.into())));
+        let unbound = UnboundKey::new(&CHACHA20_POLY1305, &subkey[..]).expect("32 bytes");
+        (LessSafeKey::new(unbound), Nonce::assume_unique_for_key(rest))
     }
 }
 
@@ -56,27 +67,29 @@ impl std::fmt::Debug for PackKey {
 }
 
 /// Seals bytes where they lie; what is returned belongs behind them.
-pub(crate) fn seal_in_place(key: &PackKey, number: u64, associated_data: &[u8], bytes: &mut [u8]) -> [u8; TAG_BYTES] {
-    seal_buffer(key, number, associated_data, bytes.into())
-}
-
-/// Seals `plain` into `sealed`, which is longer by [`TAG_BYTES`].
-pub(crate) fn seal_into(key: &PackKey, number: u64, associated_data: &[u8], plain: &[u8], sealed: &mut [u8]) {
-    let (bytes, tag) = sealed.split_at_mut(plain.len());
-    #[expect(clippy::expect_used, reason = "cut to the same length in the line before")]
-    let buffer = InOutBuf::new(plain, bytes).expect("of one length");
-    tag.copy_from_slice(&seal_buffer(key, number, associated_data, buffer));
-}
-
 #[expect(clippy::expect_used, reason = "the cipher refuses only more than 256 GiB, and a pack has at most 16 MiB")]
-fn seal_buffer(key: &PackKey, number: u64, associated_data: &[u8], buffer: InOutBuf<'_, '_, u8>) -> [u8; TAG_BYTES] {
-    let nonce = XNonce::from(frame_nonce(number));
-    key.cipher().encrypt_inout_detached(&nonce, associated_data, buffer).expect("within the cipher's limit").into()
+pub(crate) fn seal_in_place(key: &PackKey, number: u64, associated_data: &[u8], bytes: &mut [u8]) -> [u8; TAG_BYTES] {
+    let (cipher, nonce) = key.cipher(number);
+    let tag = cipher.seal_in_place_separate_tag(nonce, Aad::from(associated_data), bytes).expect("within the cipher's limit");
+    let mut tag_bytes = [0; TAG_BYTES];
+    tag_bytes.copy_from_slice(tag.as_ref());
+    tag_bytes
 }
 
 /// The bytes do not open.
 #[derive(Debug)]
 pub(crate) struct NotOurs;
+
+/// Opens bytes where they lie. On failure they are of no more use.
+pub(crate) fn open_in_place<'a>(
+    key: &PackKey,
+    number: u64,
+    associated_data: &[u8],
+    sealed: &'a mut [u8],
+) -> Result<&'a mut [u8], NotOurs> {
+    let (cipher, nonce) = key.cipher(number);
+    cipher.open_in_place(nonce, Aad::from(associated_data), sealed).map_err(|_| NotOurs)
+}
 
 /// Opens `sealed` into `plain`, whose bytes before are dropped. On failure `plain` is empty.
 pub(crate) fn open_into(
@@ -86,13 +99,11 @@ pub(crate) fn open_into(
     sealed: &[u8],
     plain: &mut Vec<u8>,
 ) -> Result<(), NotOurs> {
-    let opened = sealed.split_last_chunk::<TAG_BYTES>().ok_or(NotOurs).and_then(|(ciphertext, tag)| {
-        plain.resize(ciphertext.len(), 0);
-        let buffer = InOutBuf::new(ciphertext, plain).map_err(|_| NotOurs)?;
-        let nonce = XNonce::from(frame_nonce(number));
-        key.cipher().decrypt_inout_detached(&nonce, associated_data, buffer, &Tag::from(*tag)).map_err(|_| NotOurs)
-    });
-    opened.inspect_err(|_| plain.clear())
+    plain.clear();
+    plain.extend_from_slice(sealed);
+    let opened = open_in_place(key, number, associated_data, plain).map(|opened| opened.len());
+    plain.truncate(*opened.as_ref().unwrap_or(&0));
+    opened.map(|_| ())
 }
 
 /// Why a key could not be sealed.
@@ -335,6 +346,25 @@ mod tests {
         let writer = writer(secret);
         let (keys, sealed) = seal_head(body, &writer, sequence, &[writer.sealing], &mut rng()).unwrap();
         Head { writer: Signed::new(writer, &[&secret.root()]), sequence, previous: None, written_at: 1, keys, sealed }
+    }
+
+    /// Another program of the same cipher agrees, byte for byte, also where frames were sealed before this one was used.
+    #[test]
+    fn sealed_bytes_are_those_of_the_published_cipher() {
+        use chacha20poly1305::{AeadInOut, KeyInit, XChaCha20Poly1305};
+        let (key, mut plain) = (PackKey::random(&mut rng()), vec![0; 100_001]);
+        rng().fill_bytes(&mut plain);
+        for (number, bytes) in [(0, 0), (1, 1), (77, 64), (u64::MAX, 1000), (u64::MAX - 1, 100_001)] {
+            let (mut ours, mut theirs) = (plain[..bytes].to_vec(), plain[..bytes].to_vec());
+            let tag = seal_in_place(&key, number, b"with it", &mut ours);
+            let cipher = XChaCha20Poly1305::new(&(*key.as_bytes()).into());
+            let expected =
+                cipher.encrypt_inout_detached(&frame_nonce(number).into(), b"with it", (&mut theirs[..]).into()).unwrap();
+            assert_eq!((&ours, &tag[..]), (&theirs, &expected[..]));
+            let mut opened = Vec::new();
+            open_into(&key, number, b"with it", &[&ours[..], &tag].concat(), &mut opened).unwrap();
+            assert_eq!(opened, &plain[..bytes]);
+        }
     }
 
     #[test]

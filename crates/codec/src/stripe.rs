@@ -4,6 +4,7 @@
 //! Nothing is signed before the pack was rebuilt from a random k of the finished shards, opened, and every chunk compared with its
 //! id: a bit that flips while sealing or coding would otherwise become permanent under a valid signature.
 
+use crate::buffer::{Buffer, Buffers};
 use crate::erasure::{Code, Decoder};
 use crate::frame::{FrameOpener, OpenError};
 use crate::pack::{self, FinishedPack};
@@ -14,6 +15,7 @@ use backmesh_format::keys::{ChunkIdKey, KeyPair};
 use backmesh_format::pack::SizeClass;
 use backmesh_format::stripe::{Purpose, Stripe, shard_bytes};
 use backmesh_format::{ChunkId, CopysetId, PackId, SealingKey, Signed, VaultId, limits};
+use bytes::Bytes;
 use rand_core::CryptoRng;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -45,8 +47,10 @@ pub struct StripeTemplate {
 pub struct BuiltStripe {
     /// The record that travels with every shard.
     pub record: Signed<Stripe>,
-    /// The shards, data first.
-    pub shards: Vec<Vec<u8>>,
+    /// The shards, data first. The data shards are parts of the pack where it lies, the others of one buffer.
+    pub shards: Vec<Bytes>,
+    /// The data shards together: the pack, with zeros at its end.
+    pub pack: Bytes,
     /// What lies where in the pack.
     pub chunks: Vec<(ChunkId, FramePlace)>,
     /// The size of the pack.
@@ -93,12 +97,14 @@ pub enum CheckError {
 ///
 /// # Errors
 /// `Check` where the shards do not give the chunks back: build the pack again, and tell the person if it happens twice.
+#[expect(clippy::too_many_arguments, reason = "everything that a stripe is made of")]
 pub fn build(
     pack: FinishedPack,
     template: &StripeTemplate,
     recipients: &[SealingKey],
     writer: &KeyPair,
     id_key: &ChunkIdKey,
+    buffers: &Buffers,
     rng: &mut impl CryptoRng,
 ) -> Result<BuiltStripe, BuildError> {
     let (k, n) = (usize::from(template.k), usize::from(template.n));
@@ -107,7 +113,7 @@ pub fn build(
         return Err(BuildError::Recipients { found: recipients.len(), limit: limits::RECIPIENTS_MAX });
     }
     let pack_root = tree::root(&bytes);
-    let shards = encode(bytes, k, n)?;
+    let (pack, shards) = encode(bytes, k, n, buffers)?;
     let shard_roots = shards.iter().map(|shard| tree::root(shard)).collect();
     check(&id, &key, class, k, &shards, &random_choice(k, n, rng), &chunks, id_key)?;
     let stripe = Stripe {
@@ -125,38 +131,61 @@ pub fn build(
         generation: template.generation,
         seat: template.seat,
     };
-    Ok(BuiltStripe { record: Signed::new(stripe, &[writer]), shards, chunks, class })
+    Ok(BuiltStripe { record: Signed::new(stripe, &[writer]), shards, pack, chunks, class })
 }
 
-/// The shards of a pack: k that are the pack itself, cut into equal parts with zeros at the end, and n - k more.
+/// The shards of a pack: k that are the pack itself, cut into equal parts with zeros at the end, and n - k more. The first part of
+/// the answer is the k together.
 ///
 /// # Errors
 /// `Shape` unless k is 1 to 127 and n is k to 128.
-pub fn encode(pack: Vec<u8>, k: usize, n: usize) -> Result<Vec<Vec<u8>>, CodeError> {
+pub fn encode(mut pack: Buffer, k: usize, n: usize, buffers: &Buffers) -> Result<(Bytes, Vec<Bytes>), CodeError> {
     check_shape(k, n)?;
-    let mut shards = split(pack, k);
-    let data: Vec<&[u8]> = shards.iter().map(|shard| &shard[..]).collect();
-    let parity = if n > k { Code::new(k).parity(&data, k..n) } else { Vec::new() };
-    shards.extend(parity);
-    Ok(shards)
+    let part = pack.len().div_ceil(k);
+    pack.resize(part * k, 0);
+    let parity = parity(&pack, part, k, n, buffers);
+    let pack = Bytes::from_owner(pack);
+    let parts = |bytes: &Bytes| (0..bytes.len() / part).map(|at| bytes.slice(at * part..(at + 1) * part)).collect::<Vec<_>>();
+    let mut shards = parts(&pack);
+    shards.extend(parts(&parity));
+    Ok((pack, shards))
+}
+
+/// The n - k shards that are not the pack, one after the other.
+fn parity(pack: &[u8], part: usize, k: usize, n: usize, buffers: &Buffers) -> Bytes {
+    let mut parity = buffers.take((n - k) * part, (n - k) * part);
+    let data: Vec<&[u8]> = pack.chunks_exact(part).collect();
+    Code::new(k).parity(&data, k, &mut parity.chunks_exact_mut(part).collect::<Vec<_>>());
+    Bytes::from_owner(parity)
+}
+
+/// One shard of a pack, from its data shards together.
+///
+/// # Errors
+/// `Shape` for a k that no code has, `Number` for a shard that no stripe has, `Length` where the pack is not k times as long as
+/// something.
+pub fn shard_of(pack: &[u8], k: usize, wanted: usize) -> Result<Vec<u8>, CodeError> {
+    check_shape(k, limits::SHARDS_MAX)?;
+    if wanted >= limits::SHARDS_MAX {
+        return Err(CodeError::Number { shard: wanted, limit: limits::SHARDS_MAX });
+    }
+    let part = pack.len() / k;
+    if part == 0 || part * k != pack.len() {
+        return Err(CodeError::Length { shard: k - 1, found: pack.len() - part * (k - 1), expected: part });
+    }
+    let data: Vec<&[u8]> = pack.chunks_exact(part).collect();
+    Ok(match data.get(wanted) {
+        Some(shard) => shard.to_vec(),
+        None => {
+            let mut out = vec![0; part];
+            Code::new(k).parity(&data, wanted, &mut [&mut out]);
+            out
+        }
+    })
 }
 
 fn check_shape(k: usize, n: usize) -> Result<(), CodeError> {
     if k == 0 || k >= limits::SHARDS_MAX || n < k || n > limits::SHARDS_MAX { Err(CodeError::Shape { k, n }) } else { Ok(()) }
-}
-
-/// Cuts from the end, so that never more than one part is held twice.
-fn split(mut pack: Vec<u8>, k: usize) -> Vec<Vec<u8>> {
-    let part = pack.len().div_ceil(k);
-    pack.resize(part * k, 0);
-    let mut parts = Vec::with_capacity(limits::SHARDS_MAX);
-    for at in (1..k).rev() {
-        parts.push(pack.split_off(at * part));
-        pack.shrink_to_fit();
-    }
-    parts.push(pack);
-    parts.reverse();
-    parts
 }
 
 /// k of n, each as likely as any other.
@@ -179,7 +208,7 @@ pub fn check(
     key: &PackKey,
     class: SizeClass,
     k: usize,
-    shards: &[Vec<u8>],
+    shards: &[impl AsRef<[u8]>],
     chosen: &[usize],
     chunks: &[(ChunkId, FramePlace)],
     id_key: &ChunkIdKey,
@@ -189,9 +218,9 @@ pub fn check(
     let mut source = PackSource::new(&code, class, shards, chosen)?;
     let table = pack::open_trailer(pack, key, class, source.read(&pack::trailer_range(class)))?;
     let frames = pack::open_table(pack, key, &table, source.read(&table))?;
-    let (mut opener, mut content, mut rest) = (FrameOpener::default(), Vec::new(), chunks);
+    let (mut opener, mut rest) = (FrameOpener::default(), chunks);
     for (number, sealed) in frames.into_iter().enumerate() {
-        let lengths = opener.open_into(key, pack, number as u64, source.read(&sealed), &mut content)?;
+        let (lengths, content) = opener.open_in_place(key, pack, number as u64, source.read(&sealed))?;
         let (own, others) = rest.split_at_checked(lengths.len()).ok_or(CheckError::Table)?;
         rest = others;
         for (id, place) in own {
@@ -199,7 +228,7 @@ pub fn check(
             if place.frame as usize != number || at != sealed {
                 return Err(CheckError::Table);
             }
-            crate::frame::chunk_in(&content, place, id, id_key)?;
+            crate::frame::chunk_in(content, place, id, id_key)?;
         }
     }
     if rest.is_empty() { Ok(()) } else { Err(CheckError::Table) }
@@ -214,10 +243,10 @@ struct PackSource<'a> {
 }
 
 impl<'a> PackSource<'a> {
-    fn new(code: &'a Code, class: SizeClass, shards: &'a [Vec<u8>], chosen: &[usize]) -> Result<Self, CodeError> {
+    fn new(code: &'a Code, class: SizeClass, shards: &'a [impl AsRef<[u8]>], chosen: &[usize]) -> Result<Self, CodeError> {
         let too_few = CodeError::TooFew { present: chosen.len(), k: code.k() };
         let decoder = code.decoder(chosen).ok_or(too_few)?;
-        let numbered = decoder.present.iter().map(|shard| (*shard, shards.get(*shard).map_or(&[][..], |bytes| &bytes[..])));
+        let numbered = decoder.present.iter().map(|shard| (*shard, shards.get(*shard).map_or(&[][..], AsRef::as_ref)));
         let numbered: Vec<(usize, &[u8])> = numbered.collect();
         let part = same_length(&numbered)?;
         let expected = (class.bytes() as usize).div_ceil(code.k());
@@ -227,10 +256,10 @@ impl<'a> PackSource<'a> {
         Ok(Self { decoder, inputs: numbered.into_iter().map(|(_, bytes)| bytes).collect(), part, scratch: Vec::new() })
     }
 
-    /// A range of the pack.
-    fn read(&mut self, range: &Range<u32>) -> &[u8] {
-        self.scratch.clear();
-        self.scratch.resize(range.len(), 0);
+    /// A range of the pack, as a copy that may be opened where it lies.
+    fn read(&mut self, range: &Range<u32>) -> &mut [u8] {
+        let whole = self.scratch.len().max(range.len());
+        self.scratch.resize(whole, 0);
         let mut filled = 0;
         for (shard, columns) in parts(range, self.part as u32) {
             let columns = columns.start as usize..columns.end as usize;
@@ -244,7 +273,7 @@ impl<'a> PackSource<'a> {
                 }
             }
         }
-        &self.scratch
+        &mut self.scratch[..filled]
     }
 }
 
@@ -366,14 +395,22 @@ mod tests {
     fn built(pack: FinishedPack, k: u8, n: u8) -> BuiltStripe {
         let writer = KeyPair::from_secret(&[5; 32]);
         let recipients = [seal::sealing_key(&SECRET)];
-        build(pack, &template(k, n), &recipients, &writer, &id_key(), &mut StdRng::seed_from_u64(2)).unwrap()
+        build(pack, &template(k, n), &recipients, &writer, &id_key(), &Buffers::default(), &mut StdRng::seed_from_u64(2)).unwrap()
+    }
+
+    fn encode(pack: Vec<u8>, k: usize, n: usize) -> Result<Vec<Vec<u8>>, CodeError> {
+        let (whole, shards) = super::encode(pack.into(), k, n, &Buffers::default())?;
+        for (number, shard) in shards.iter().enumerate() {
+            assert_eq!(&shard_of(&whole, k, number).unwrap(), shard);
+        }
+        Ok(shards.into_iter().map(Vec::from).collect())
     }
 
     #[test]
     fn the_record_says_what_the_shards_are() {
         for (k, n) in [(1, 1), (1, 4), (3, 3), (4, 8), (5, 8), (20, 34), (127, 128)] {
             let pack = finished(12);
-            let (bytes, chunks) = (pack.bytes.clone(), pack.chunks.clone());
+            let (bytes, chunks) = (pack.bytes.to_vec(), pack.chunks.clone());
             let built = built(pack, k, n);
             let record = &built.record;
             record.check().unwrap();
@@ -385,7 +422,7 @@ mod tests {
                 assert_eq!(shard.len(), record.shard_bytes as usize);
                 assert_eq!(tree::root(shard), *root);
             }
-            let all: Vec<_> = built.shards.into_iter().map(Some).collect();
+            let all: Vec<_> = built.shards.into_iter().map(|shard| Some(shard.to_vec())).collect();
             assert_eq!(join(built.class, k, &all).unwrap(), bytes);
             let key = seal::open_any_key(&record.keys, &SECRET).unwrap();
             assert_eq!(pack::read_chunks(&record.pack, &key, &id_key(), &bytes).unwrap(), built.chunks);
@@ -445,7 +482,7 @@ mod tests {
     fn the_check_finds_a_flip_in_whatever_it_is_made_of() {
         let pack = finished(12);
         let (k, padding) = (3, pack.padding_bytes as usize);
-        let shards = encode(pack.bytes.clone(), k, 6).unwrap();
+        let shards = encode(pack.bytes.to_vec(), k, 6).unwrap();
         let check_all = |shards: &[Vec<u8>], chosen: &[usize]| {
             check(&pack.id, &pack.key, pack.class, k, shards, chosen, &pack.chunks, &id_key())
         };
@@ -467,7 +504,7 @@ mod tests {
     #[test]
     fn the_check_finds_chunks_that_are_not_those_promised() {
         let pack = finished(12);
-        let shards = encode(pack.bytes.clone(), 2, 4).unwrap();
+        let shards = encode(pack.bytes.to_vec(), 2, 4).unwrap();
         let check_all =
             |chunks: &[(ChunkId, FramePlace)]| check(&pack.id, &pack.key, pack.class, 2, &shards, &[1, 3], chunks, &id_key());
         check_all(&pack.chunks).unwrap();
@@ -488,14 +525,16 @@ mod tests {
         pack.bytes[5000] ^= 1;
         let writer = KeyPair::from_secret(&[5; 32]);
         let recipients = [seal::sealing_key(&SECRET)];
-        let result = build(pack, &template(4, 8), &recipients, &writer, &id_key(), &mut StdRng::seed_from_u64(2));
+        let result =
+            build(pack, &template(4, 8), &recipients, &writer, &id_key(), &Buffers::default(), &mut StdRng::seed_from_u64(2));
         assert!(matches!(result, Err(BuildError::Check(CheckError::Open(_)))));
     }
 
     #[test]
     fn a_pack_that_nobody_could_open_is_not_built() {
         let writer = KeyPair::from_secret(&[5; 32]);
-        let result = build(finished(1), &template(1, 2), &[], &writer, &id_key(), &mut StdRng::seed_from_u64(2));
+        let result =
+            build(finished(1), &template(1, 2), &[], &writer, &id_key(), &Buffers::default(), &mut StdRng::seed_from_u64(2));
         assert!(matches!(result, Err(BuildError::Recipients { found: 0, .. })));
     }
 

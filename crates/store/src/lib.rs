@@ -34,7 +34,7 @@ pub use log::LogError;
 pub use real::RealDisk;
 pub use records::{Change, Pair, Records, RecordsError, Table};
 pub use shelf::{Shelf, ShelfEntry, ShelfError, ShelfKey, ShelfOptions, ShelfShard, ShelfUsage, StoredShard};
-pub use spool::{PackDescription, PendingPack, Spool, SpoolError, SpooledPack};
+pub use spool::{PackDescription, PendingPack, Spool, SpoolError, SpooledPack, SpooledShard};
 pub use stat_cache::{StatCache, StatCacheError, StatCacheProblem, StatCacheReader, StatCacheWriter, StatKey};
 
 #[cfg(test)]

@@ -3,15 +3,23 @@
 //!
 //! ```text
 //! spool/<pack id, 64 hex digits>.pack
-//!     "BMsp" (4) · version (u16) · required flags (u16) · length of the description (u32) · check (32) · description · shards
+//!     "BMsp" (4) · version (u16) · required flags (u16) · length of the description (u32) · check (32) · description
+//!                   · zeros up to a multiple of 4 KiB · the data shards, which are the pack · anything
 //!     description   pack id (32) · copyset (32) · class (u8) · purpose (u8) · count of shards (u8) · shard length (u32)
-//!                   · stripe record (u32 length, bytes) · count of chunks (u32) · { chunk id (32) · FramePlace (20) } ..
+//!                   · count of data shards (u8) · stripe record (u32 length, bytes)
+//!                   · count of chunks (u32) · { chunk id (32) · FramePlace (20) } ..
+//! spool/<pack id, 64 hex digits>.spare
+//!     the file of a pack that is gone, until another takes its place
 //! spool/acknowledged.log
 //!     the file of `crate::log`, magic "BMsa"; a frame is one or more of: pack id (32) · shard (u8)
 //! ```
 //!
 //! The check is the BLAKE3 hash of the first 12 bytes and the description. The shards have none of their own: the record has the
-//! root of each, every holder compares, and what does not match is refused.
+//! root of each, every holder compares, and what does not match is refused. Shards that are not data are made again from the data
+//! where they have to be sent again. Version 1 kept all shards, had no count of data shards and no zeros, and ended with its shards.
+//!
+//! While packs come and go, files are written over instead of removed and made: that spares the file system giving out blocks and
+//! the memory behind them, twice the cost of the writing itself. Only a file whose old name is durably gone is written over.
 //!
 //! Acknowledgements are written at once, which survives kill -9, and synced now and then: one that a power cut takes back costs a
 //! shard sent twice, nothing else.
@@ -23,7 +31,8 @@ use backmesh_format::id::{ChunkId, PackId};
 use backmesh_format::index::{FramePlace, PackPlace};
 use backmesh_format::limits;
 use backmesh_format::stripe::Purpose;
-use backmesh_format::wire::{Bytes, DecodeError, Reader, Wire, Writer};
+use backmesh_format::wire::{self, DecodeError, Reader, Wire, Writer};
+use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -32,10 +41,17 @@ use thiserror::Error;
 
 const MAGIC: &[u8; 4] = b"BMsp";
 const ACKNOWLEDGED_MAGIC: [u8; 4] = *b"BMsa";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 const START_BYTES: usize = 12;
 const HEADER_BYTES: usize = START_BYTES + 32;
 const SUFFIX: &str = ".pack";
+const SPARE_SUFFIX: &str = ".spare";
+/// Where the shards begin is a multiple of this, in bytes, as disks like it.
+const SHARDS_AT: usize = 4 << 10;
+/// So many files are kept to be written over. As many packs are on their way at once.
+const SPARES_MAX: usize = 16;
+/// Smaller files are not worth it, in bytes.
+const SPARE_BYTES_MIN: u64 = if cfg!(test) { 1 } else { 256 << 10 };
 /// A pack has at most some ten thousand chunks of 52 bytes; more is not ours.
 const DESCRIPTION_BYTES_MAX: usize = 16 << 20;
 /// So many acknowledgements may be lost with the power.
@@ -70,7 +86,7 @@ pub enum SpoolError {
         /// The pack.
         pack: PackId,
     },
-    /// The pack has no such shard, or its shards differ in length, or there are too many.
+    /// The pack has no such shard, or its shards cannot be equally long, or there are too many.
     #[error("the shards of pack {pack} do not fit together")]
     Shards {
         /// The pack.
@@ -89,8 +105,26 @@ pub struct SpooledPack {
     pub record: Vec<u8>,
     /// Its chunks.
     pub chunks: Vec<(ChunkId, FramePlace)>,
-    /// Its shards, all of one length.
-    pub shards: Vec<Vec<u8>>,
+    /// How many of its shards are data.
+    pub k: u8,
+    /// How many shards it has.
+    pub n: u8,
+    /// Its data shards, one after the other and all of one length.
+    pub data: Bytes,
+}
+
+/// A shard, as far as the spool has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SpooledShard {
+    /// The shard itself.
+    Whole(Vec<u8>),
+    /// What it is made of.
+    Coded {
+        /// All data shards, one after the other.
+        data: Vec<u8>,
+        /// How many they are.
+        k: u8,
+    },
 }
 
 /// A pack in the spool, without its shards.
@@ -138,7 +172,18 @@ struct State {
     log: Log,
     unsynced: usize,
     packs: BTreeMap<PackId, Waiting>,
+    spares: Spares,
     poisoned: bool,
+}
+
+/// Files to be written over.
+#[derive(Debug, Default)]
+struct Spares {
+    /// Whether more packs are expected.
+    wanted: bool,
+    /// Their names may come back with the power as those of packs, so nothing else may be in them.
+    resting: Vec<PathBuf>,
+    ready: Vec<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -148,6 +193,8 @@ struct Waiting {
     shards: u8,
     shard_bytes: u32,
     shards_at: u64,
+    /// How many shards the file has: the first ones.
+    kept: u8,
     /// One bit for each shard.
     acknowledged: u128,
 }
@@ -166,7 +213,7 @@ impl Spool {
         for listed in disk.list(dir).map_err(DiskError::io("list", dir))? {
             let path = dir.join(&listed.name);
             let name = listed.name.to_str().unwrap_or_default();
-            if name.ends_with(durable::UNFINISHED) {
+            if name.ends_with(durable::UNFINISHED) || name.ends_with(SPARE_SUFFIX) {
                 durable::remove(disk.as_ref(), &path)?;
             } else if let Some(pack) = name.strip_suffix(SUFFIX).and_then(PackId::from_hex) {
                 match read_description(disk.as_ref(), &path, &pack) {
@@ -183,7 +230,7 @@ impl Spool {
             acknowledgements(payload).for_each(|(pack, shard)| mark(&mut packs, &pack, shard));
             Ok::<(), SpoolError>(())
         })?;
-        let state = Mutex::new(State { log, unsynced: 0, packs, poisoned: false });
+        let state = Mutex::new(State { log, unsynced: 0, packs, spares: Spares::default(), poisoned: false });
         Ok((Self { disk, dir: dir.to_path_buf(), state }, problems))
     }
 
@@ -198,9 +245,17 @@ impl Spool {
         }
         let packs: Vec<&SpooledPack> = packs.iter().filter(|pack| !state.packs.contains_key(&pack.place.pack)).collect();
         let headers = packs.iter().map(|pack| header(pack)).collect::<Result<Vec<_>, _>>()?;
-        if let Err(error) = self.write(&packs, &headers) {
-            for pack in &packs {
-                let _ = self.disk.remove_file(&durable::unfinished(&self.path(&pack.place.pack)));
+        let place = |pack: &&SpooledPack| {
+            state
+                .spares
+                .ready
+                .pop()
+                .map_or_else(|| (durable::unfinished(&self.path(&pack.place.pack)), false), |path| (path, true))
+        };
+        let places: Vec<(PathBuf, bool)> = packs.iter().map(place).collect();
+        if let Err(error) = self.write(&packs, &headers, &places) {
+            for (path, _) in &places {
+                let _ = self.disk.remove_file(path);
             }
             state.poisoned |= matches!(error, DiskError::Unconfirmed { .. });
             return Err(error.into());
@@ -209,14 +264,33 @@ impl Spool {
             let waiting = Waiting {
                 place: pack.place,
                 purpose: pack.purpose,
-                shards: pack.shards.len() as u8,
-                shard_bytes: pack.shards.first().map_or(0, Vec::len) as u32,
+                shards: pack.n,
+                shard_bytes: (pack.data.len() / usize::from(pack.k)) as u32,
                 shards_at: header.len() as u64,
+                kept: pack.k,
                 acknowledged: 0,
             };
             state.packs.insert(pack.place.pack, waiting);
         }
+        // The folder was synced, and with it the new names of all these.
+        let Spares { resting, ready, .. } = &mut state.spares;
+        ready.append(resting);
         Ok(())
+    }
+
+    /// Many packs will come and go: from now on files of those that went are written over.
+    pub fn expect_many(&self) {
+        self.state().spares.wanted = true;
+    }
+
+    /// The many are over: lets go of the files that were kept for more.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn tidy(&self) -> Result<(), SpoolError> {
+        let mut state = self.state();
+        let Spares { resting, ready, .. } = std::mem::take(&mut state.spares);
+        resting.iter().chain(&ready).try_for_each(|path| Ok(durable::remove(self.disk.as_ref(), path)?))
     }
 
     /// Remembers that holders acknowledged shards. Shards of packs that do not wait are passed over.
@@ -271,22 +345,27 @@ impl Spool {
         read_description(self.disk.as_ref(), &self.path(pack), pack).map(|(description, _)| description)
     }
 
-    /// One shard of a pack.
+    /// One shard of a pack, or where it is not data all that it is made of.
     ///
     /// # Errors
     /// The disk's, or that the pack is damaged, does not wait, or has no such shard.
-    pub fn shard(&self, pack: &PackId, shard: u8) -> Result<Vec<u8>, SpoolError> {
+    pub fn shard(&self, pack: &PackId, shard: u8) -> Result<SpooledShard, SpoolError> {
         let waiting = self.waiting(pack)?;
         if shard >= waiting.shards {
             return Err(SpoolError::Shards { pack: *pack });
         }
         let path = self.path(pack);
         let file = self.disk.open(&path).map_err(DiskError::io("open", &path))?;
-        let mut bytes = vec![0; waiting.shard_bytes as usize];
-        let at = waiting.shards_at + u64::from(shard) * u64::from(waiting.shard_bytes);
+        let shard_bytes = waiting.shard_bytes as usize;
+        let is_kept = shard < waiting.kept;
+        let (first, count) = if is_kept { (shard, 1) } else { (0, usize::from(waiting.kept)) };
+        let mut bytes = vec![0; shard_bytes * count];
+        let at = waiting.shards_at + u64::from(first) * u64::from(waiting.shard_bytes);
         match file.read_at(at, &mut bytes) {
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => Err(SpoolError::Damaged { path }),
-            other => Ok(other.map(|()| bytes).map_err(DiskError::io("read", &path))?),
+            Err(error) => Err(DiskError::io("read", &path)(error).into()),
+            Ok(()) if is_kept => Ok(SpooledShard::Whole(bytes)),
+            Ok(()) => Ok(SpooledShard::Coded { data: bytes, k: waiting.kept }),
         }
     }
 
@@ -296,7 +375,21 @@ impl Spool {
     /// The disk's.
     pub fn complete(&self, pack: &PackId) -> Result<(), SpoolError> {
         let mut state = self.state();
-        durable::remove(self.disk.as_ref(), &self.path(pack))?;
+        let bytes = state.packs.get(pack).map_or(0, |waiting| u64::from(waiting.shard_bytes) * u64::from(waiting.kept));
+        let spares = &mut state.spares;
+        let path = self.path(pack);
+        if spares.wanted && bytes >= SPARE_BYTES_MIN && spares.resting.len() + spares.ready.len() < SPARES_MAX {
+            let spare = path.with_extension(&SPARE_SUFFIX[1..]);
+            match self.disk.rename(&path, &spare) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                renamed => {
+                    renamed.map_err(DiskError::io("rename", &path))?;
+                    spares.resting.push(spare);
+                }
+            }
+        } else {
+            durable::remove(self.disk.as_ref(), &path)?;
+        }
         state.packs.remove(pack);
         let needed_bytes = state.packs.len() as u64 * (32 + 128);
         if state.log.len_bytes() > LOG_BYTES_MAX.max(4 * needed_bytes) {
@@ -312,34 +405,27 @@ impl Spool {
         Ok(())
     }
 
-    /// Writes all, syncs all, renames all, syncs the folder.
-    fn write(&self, packs: &[&SpooledPack], headers: &[Vec<u8>]) -> Result<(), DiskError> {
+    /// Writes all, syncs all, renames all, syncs the folder. Each place says whether a file is there that is written over.
+    fn write(&self, packs: &[&SpooledPack], headers: &[Vec<u8>], places: &[(PathBuf, bool)]) -> Result<(), DiskError> {
         if packs.is_empty() {
             return Ok(());
         }
         let mut files = Vec::with_capacity(packs.len());
-        for (pack, header) in packs.iter().zip(headers) {
-            let path = durable::unfinished(&self.path(&pack.place.pack));
-            files.push(self.write_one(&path, pack, header).map_err(DiskError::io("write", &path))?);
+        for ((pack, header), (path, is_spare)) in packs.iter().zip(headers).zip(places) {
+            let file = if *is_spare { self.disk.open_for_writing(path) } else { self.disk.create(path) };
+            let written = file.and_then(|file| {
+                file.write_at(0, header)?;
+                file.write_at(header.len() as u64, &pack.data)?;
+                Ok(file)
+            });
+            files.push(written.map_err(DiskError::io("write", path))?);
         }
         let files: Vec<&dyn DiskFile> = files.iter().map(AsRef::as_ref).collect();
         self.disk.sync_files(&files).map_err(DiskError::sync(&self.dir))?;
-        for pack in packs {
-            let path = self.path(&pack.place.pack);
-            self.disk.rename(&durable::unfinished(&path), &path).map_err(DiskError::io("rename", &path))?;
+        for (pack, (path, _)) in packs.iter().zip(places) {
+            self.disk.rename(path, &self.path(&pack.place.pack)).map_err(DiskError::io("rename", path))?;
         }
         self.disk.sync_dir(&self.dir).map_err(DiskError::sync(&self.dir))
-    }
-
-    fn write_one(&self, path: &Path, pack: &SpooledPack, header: &[u8]) -> std::io::Result<Box<dyn DiskFile>> {
-        let file = self.disk.create(path)?;
-        file.write_at(0, header)?;
-        let mut at = header.len() as u64;
-        for shard in &pack.shards {
-            file.write_at(at, shard)?;
-            at += shard.len() as u64;
-        }
-        Ok(file)
     }
 
     fn path(&self, pack: &PackId) -> PathBuf {
@@ -392,16 +478,18 @@ fn acknowledgements(payload: &[u8]) -> impl Iterator<Item = (PackId, u8)> {
 
 /// All that comes before the shards.
 fn header(pack: &SpooledPack) -> Result<Vec<u8>, SpoolError> {
-    let shard_bytes = pack.shards.first().map_or(0, Vec::len);
-    let fit = pack.shards.iter().all(|shard| shard.len() == shard_bytes);
-    if !fit || pack.shards.is_empty() || pack.shards.len() > limits::SHARDS_MAX || shard_bytes as u64 > limits::SHARD_BYTES_MAX {
+    let shard_bytes = pack.data.len() / usize::from(pack.k.max(1));
+    let fit = shard_bytes * usize::from(pack.k) == pack.data.len() && shard_bytes > 0;
+    let most = usize::from(pack.n) <= limits::SHARDS_MAX && shard_bytes as u64 <= limits::SHARD_BYTES_MAX;
+    if !fit || pack.n < pack.k || !most {
         return Err(SpoolError::Shards { pack: pack.place.pack });
     }
     let mut w = Writer::default();
     pack.place.put(&mut w);
     pack.purpose.put(&mut w);
-    (pack.shards.len() as u8).put(&mut w);
+    pack.n.put(&mut w);
     (shard_bytes as u32).put(&mut w);
+    pack.k.put(&mut w);
     (pack.record.len() as u32).put(&mut w);
     w.bytes(&pack.record);
     (pack.chunks.len() as u32).put(&mut w);
@@ -412,7 +500,9 @@ fn header(pack: &SpooledPack) -> Result<Vec<u8>, SpoolError> {
     let description = w.finish();
     let start = [&MAGIC[..], &VERSION.to_le_bytes(), &0_u16.to_le_bytes(), &(description.len() as u32).to_le_bytes()].concat();
     let check = check(&start, &description);
-    Ok([start, check.to_vec(), description].concat())
+    let mut header = [start, check.to_vec(), description].concat();
+    header.resize(header.len().next_multiple_of(SHARDS_AT), 0);
+    Ok(header)
 }
 
 fn read_description(disk: &dyn crate::disk::Disk, path: &Path, pack: &PackId) -> Result<(PackDescription, Waiting), SpoolError> {
@@ -428,9 +518,10 @@ fn read_description(disk: &dyn crate::disk::Disk, path: &Path, pack: &PackId) ->
     if start[..4] != *MAGIC {
         return Err(damaged());
     }
-    if start[4..8] != [VERSION.to_le_bytes(), [0; 2]].concat() {
-        return Err(SpoolError::Newer { path: path.to_path_buf() });
-    }
+    let version = match (u16::from_le_bytes([start[4], start[5]]), &start[6..8]) {
+        (version @ 1..=VERSION, [0, 0]) => version,
+        _ => return Err(SpoolError::Newer { path: path.to_path_buf() }),
+    };
     let length = start.last_chunk().map_or(0, |length| u32::from_le_bytes(*length)) as usize;
     if length > DESCRIPTION_BYTES_MAX {
         return Err(damaged());
@@ -440,28 +531,33 @@ fn read_description(disk: &dyn crate::disk::Disk, path: &Path, pack: &PackId) ->
     if check(start, &bytes) != found {
         return Err(damaged());
     }
-    let description = take_description(&bytes).map_err(|_| damaged())?;
+    let (description, kept) = take_description(version, &bytes).map_err(|_| damaged())?;
     let PackDescription { place, purpose, shards, shard_bytes, .. } = description;
-    let shards_at = (HEADER_BYTES + length) as u64;
-    let whole = shards_at + u64::from(shards) * u64::from(shard_bytes);
-    if place.pack != *pack || file.len_bytes().map_err(io)? != whole || usize::from(shards) > limits::SHARDS_MAX {
+    let header_bytes = HEADER_BYTES + length;
+    let shards_at = if version == 1 { header_bytes } else { header_bytes.next_multiple_of(SHARDS_AT) } as u64;
+    let whole = shards_at + u64::from(kept) * u64::from(shard_bytes);
+    let found = file.len_bytes().map_err(io)?;
+    let is_whole = if version == 1 { found == whole } else { found >= whole };
+    if place.pack != *pack || !is_whole || usize::from(shards) > limits::SHARDS_MAX || kept > shards || kept == 0 {
         return Err(damaged());
     }
-    Ok((description, Waiting { place, purpose, shards, shard_bytes, shards_at, acknowledged: 0 }))
+    Ok((description, Waiting { place, purpose, shards, shard_bytes, shards_at, kept, acknowledged: 0 }))
 }
 
-fn take_description(bytes: &[u8]) -> Result<PackDescription, DecodeError> {
+/// A description, and how many shards are kept.
+fn take_description(version: u16, bytes: &[u8]) -> Result<(PackDescription, u8), DecodeError> {
     let mut r = Reader::new(bytes);
     let (place, purpose) = (PackPlace::take(&mut r)?, Purpose::take(&mut r)?);
     let (shards, shard_bytes) = (u8::take(&mut r)?, u32::take(&mut r)?);
-    let record = Bytes::take(&mut r)?.0;
+    let kept = if version == 1 { shards } else { u8::take(&mut r)? };
+    let record = wire::Bytes::take(&mut r)?.0;
     let count = u32::take(&mut r)?;
     if count as usize > r.remaining() {
         return Err(DecodeError::Truncated);
     }
     let chunks = (0..count).map(|_| Ok((ChunkId::take(&mut r)?, FramePlace::take(&mut r)?))).collect::<Result<_, _>>()?;
     r.end()?;
-    Ok(PackDescription { place, purpose, record, chunks, shards, shard_bytes })
+    Ok((PackDescription { place, purpose, record, chunks, shards, shard_bytes }, kept))
 }
 
 fn check(start: &[u8], description: &[u8]) -> [u8; 32] {

@@ -4,6 +4,7 @@ use super::BackupError;
 use crate::outbox::Outbox;
 use crate::sets::Sets;
 use crate::vault::Writer;
+use backmesh_codec::buffer::Buffers;
 use backmesh_codec::frame::FrameDraft;
 use backmesh_codec::pack::{FinishedPack, PackAssembler, pack_overhead_bytes};
 use backmesh_codec::stripe::{StripeTemplate, build};
@@ -22,6 +23,8 @@ pub(crate) struct Packing {
     pub(crate) writer: Arc<Writer>,
     pub(crate) id_key: ChunkIdKey,
     pub(crate) recipients: Vec<SealingKey>,
+    /// Memory for frames, packs and shards.
+    pub(crate) buffers: Buffers,
     /// Sealed bytes, with padding, before redundancy.
     pub(crate) bytes_added: AtomicU64,
     /// Set when one thread fails, so that the others stop.
@@ -67,7 +70,8 @@ pub(crate) struct Packs<'a> {
 impl<'a> Packs<'a> {
     pub(crate) fn new(packing: &'a Packing, purpose: Purpose) -> Result<Self, BackupError> {
         let (_, shape) = packing.sets.for_pack(purpose, SizeClass::K4)?;
-        let assembler = PackAssembler::new(target_class(shape.k), pack_overhead_bytes(shape.k, shape.n))?;
+        let assembler =
+            PackAssembler::new(target_class(shape.k), pack_overhead_bytes(shape.k, shape.n))?.within(packing.buffers.clone());
         Ok(Self { packing, purpose, assembler, placed: None })
     }
 
@@ -98,7 +102,7 @@ impl<'a> Packs<'a> {
     }
 
     fn send(&mut self, pack: FinishedPack) -> Result<(), BackupError> {
-        let Packing { outbox, sets, writer, id_key, recipients, bytes_added, .. } = self.packing;
+        let Packing { outbox, sets, writer, id_key, recipients, buffers, bytes_added, .. } = self.packing;
         let (set, shape) = sets.for_pack(self.purpose, pack.class)?;
         let certificate = &writer.certificate;
         let template = StripeTemplate {
@@ -110,7 +114,7 @@ impl<'a> Packs<'a> {
             generation: certificate.generation,
             seat: certificate.seat,
         };
-        let mut stripe = build(pack, &template, recipients, &writer.key, id_key, &mut rand::rng())?;
+        let mut stripe = build(pack, &template, recipients, &writer.key, id_key, buffers, &mut rand::rng())?;
         bytes_added.fetch_add(stripe.class.bytes().into(), Ordering::Relaxed);
         if let Some(placed) = &mut self.placed {
             let pack = PackPlace { pack: stripe.record.pack, copyset: set.copyset, class: stripe.class };

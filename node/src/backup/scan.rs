@@ -2,9 +2,10 @@
 //! catalogue page by page as it goes. One thread; what it sends is compressed and sealed by others.
 
 use super::BackupError;
-use super::packing::Frames;
+use super::packing::{Frames, Packing};
 use crate::outbox::{Outbox, OutboxError};
 use crate::report::Report;
+use backmesh_codec::buffer::Buffers;
 use backmesh_codec::catalogue::{CatalogueWriter, ContentWriter, WriteError};
 use backmesh_codec::chunk::{Chunker, Profile, profile_for};
 use backmesh_codec::frame::FrameDraft;
@@ -45,19 +46,24 @@ pub(crate) struct Scanned {
 pub(crate) struct Chunks<'a> {
     outbox: &'a Outbox,
     id_key: &'a ChunkIdKey,
+    buffers: &'a Buffers,
     draft: FrameDraft,
     frames: Frames,
 }
 
 impl<'a> Chunks<'a> {
-    pub(crate) fn new(outbox: &'a Outbox, id_key: &'a ChunkIdKey, frames: Frames) -> Self {
-        Self { outbox, id_key, draft: FrameDraft::default(), frames }
+    pub(crate) fn new(packing: &'a Packing, frames: Frames) -> Self {
+        let Packing { outbox, id_key, buffers, .. } = packing;
+        Self { outbox, id_key, buffers, draft: FrameDraft::default(), frames }
     }
 
     /// Keeps a chunk unless it is stored already, or on its way.
     pub(crate) fn keep(&mut self, chunk: &[u8]) -> Result<ChunkRef, BackupError> {
         let id = self.id_key.id(chunk);
         if self.outbox.claim(&id)? {
+            if self.draft.is_empty() {
+                self.draft = FrameDraft::within(self.buffers);
+            }
             self.draft.push(id, chunk);
             if self.draft.is_full() {
                 self.send()?;

@@ -1,10 +1,13 @@
 //! From the outbox to the holders: sending, what holders answer, and trying again.
 
 use super::{Outbox, OutboxError, lock};
+use backmesh_codec::stripe;
 use backmesh_format::copyset::Copyset;
 use backmesh_format::stripe::Stripe;
 use backmesh_format::{NodeId, PackId, Signed};
 use backmesh_mesh::message::{Refusal, StoreReply, StoreRequest};
+use backmesh_store::{Spool, SpooledShard};
+use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use std::collections::{HashMap, HashSet};
@@ -66,7 +69,7 @@ impl Outbox {
     pub(super) async fn send_all(
         self: Arc<Self>,
         pack: PackId,
-        shards: Vec<Arc<Vec<u8>>>,
+        shards: Vec<Bytes>,
         set: Arc<Signed<Copyset>>,
         permit: OwnedSemaphorePermit,
     ) {
@@ -114,7 +117,7 @@ impl Outbox {
         record: &Arc<Signed<Stripe>>,
         set: &Signed<Copyset>,
         shard: usize,
-        bytes: Arc<Vec<u8>>,
+        bytes: Bytes,
     ) -> Option<(NodeId, oneshot::Receiver<StoreReply>)> {
         let holder = *set.slots.get(record.slot_of(shard))?;
         if self.refusals.is_left_alone(&holder) {
@@ -236,12 +239,12 @@ impl Outbox {
         };
         let (record, copyset) = found;
         let spool = Arc::clone(&self.spool);
-        let read = tokio::task::spawn_blocking(move || spool.shard(&pack, shard as u8)).await;
-        let (Ok(Ok(bytes)), Some(set)) = (read, self.sets.get(&copyset)) else {
+        let read = tokio::task::spawn_blocking(move || spooled_shard(&spool, &pack, shard)).await;
+        let (Ok(Some(bytes)), Some(set)) = (read, self.sets.get(&copyset)) else {
             self.not_sent(&pack, shard);
             return true;
         };
-        match timeout(RETRY_LIMIT, self.queue(&record, &set, shard, Arc::new(bytes))).await {
+        match timeout(RETRY_LIMIT, self.queue(&record, &set, shard, bytes)).await {
             Ok(Some((holder, answer))) => {
                 tokio::spawn(Arc::clone(self).await_answer(pack, shard, holder, answer));
                 true
@@ -251,5 +254,15 @@ impl Outbox {
                 false
             }
         }
+    }
+}
+
+/// One shard of a pack in the spool, read or made anew from those that are kept.
+fn spooled_shard(spool: &Spool, pack: &PackId, shard: usize) -> Option<Bytes> {
+    let read =
+        spool.shard(pack, shard as u8).inspect_err(|error| tracing::warn!("a shard cannot be sent again: {error}")).ok()?;
+    match read {
+        SpooledShard::Whole(bytes) => Some(bytes.into()),
+        SpooledShard::Coded { data, k } => Some(stripe::shard_of(&data, usize::from(k), shard).ok()?.into()),
     }
 }

@@ -4,7 +4,8 @@
 use super::{chunk, copyset, dir, frame_place, id, pack, place, shared, vault};
 use crate::faulty::FaultyDisk;
 use crate::{
-    ChunkIndex, ChunkIndexOptions, NewPack, Shelf, ShelfKey, ShelfOptions, ShelfShard, Spool, SpooledPack, StatCache, StatKey,
+    ChunkIndex, ChunkIndexOptions, NewPack, Shelf, ShelfKey, ShelfOptions, ShelfShard, Spool, SpooledPack, SpooledShard,
+    StatCache, StatKey,
 };
 use backmesh_format::catalogue::FileTime;
 use backmesh_format::stripe::Purpose;
@@ -31,7 +32,9 @@ fn spooled() -> SpooledPack {
         purpose: Purpose::Catalogue,
         record: b"a stripe record".to_vec(),
         chunks: (0..3).map(|at| (chunk(at), frame_place(at))).collect(),
-        shards: (0..3).map(|shard| id(shard).to_vec()).collect(),
+        k: 2,
+        n: 3,
+        data: [id(0), id(1)].concat().into(),
     }
 }
 
@@ -74,7 +77,7 @@ fn paths() -> [(&'static str, PathBuf); 5] {
     [
         ("v1/shelf-shard.bin", dir().join("shelf/shards").join(set).join("00000000").join(shard)),
         ("v1/index-journal.bin", dir().join("index/journal.log")),
-        ("v1/spooled-pack.bin", dir().join("spool").join(format!("{}.pack", pack(1)))),
+        ("v2/spooled-pack.bin", dir().join("spool").join(format!("{}.pack", pack(1)))),
         ("v1/spool-acknowledged.bin", dir().join("spool/acknowledged.log")),
         ("v2/stat-cache.bin", dir().join("cache/stat-cache")),
     ]
@@ -104,8 +107,22 @@ fn fixtures_are_read_and_still_written() {
     assert!(problems.is_empty());
     assert_eq!(spool.pending_pack(&pack).unwrap().missing, [1]);
     assert_eq!(spool.description(&pack).unwrap().chunks, spooled().chunks);
-    assert_eq!(spool.shard(&pack, 2).unwrap(), spooled().shards[2]);
+    assert_eq!(spool.shard(&pack, 1).unwrap(), SpooledShard::Whole(id(1).to_vec()));
+    assert_eq!(spool.shard(&pack, 2).unwrap(), SpooledShard::Coded { data: spooled().data.into(), k: 2 });
     let mut reader = StatCache::open(shared(&disk), &dir().join("cache"), KEY).unwrap().reader(&EPOCH);
     assert_eq!(reader.advance(b"\0file", &stat()), Some(&b"an entry"[..]));
     assert!(reader.advance(b"\0file two", &stat()).is_some() && reader.problem().is_none());
+}
+
+/// Version 1 of spooled packs kept every shard.
+#[test]
+fn packs_that_version_1_spooled_are_read() {
+    let disk = FaultyDisk::new();
+    let path = dir().join("spool").join(format!("{}.pack", pack(1)));
+    crate::durable::create_dir(&disk, path.parent().unwrap()).unwrap();
+    disk.set_bytes_of(&path, fs::read(fixtures().join("v1/spooled-pack.bin")).unwrap());
+    let (spool, problems) = Spool::open(shared(&disk), &dir().join("spool")).unwrap();
+    assert!(problems.is_empty());
+    assert_eq!(spool.description(&pack(1)).unwrap().chunks, spooled().chunks);
+    (0..3).for_each(|shard| assert_eq!(spool.shard(&pack(1), shard).unwrap(), SpooledShard::Whole(id(shard.into()).to_vec())));
 }

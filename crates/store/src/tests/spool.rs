@@ -1,6 +1,6 @@
 use super::{at_every_call, chunk, dir, ends_the_run, frame_place, id, pack, place, shared};
 use crate::faulty::FaultyDisk;
-use crate::{Spool, SpoolError, SpooledPack};
+use crate::{Spool, SpoolError, SpooledPack, SpooledShard};
 use backmesh_format::stripe::Purpose;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,25 @@ fn spooled(number: u64) -> SpooledPack {
         purpose: Purpose::Data,
         record: vec![number as u8; 50],
         chunks: (0..4).map(|at| (chunk(number * 4 + at), frame_place(at))).collect(),
-        shards: (0..5).map(|shard| id(number * 100 + shard).to_vec()).collect(),
+        k: K,
+        n: 5,
+        data: data(number).into(),
+    }
+}
+
+const K: u8 = 3;
+
+fn data(number: u64) -> Vec<u8> {
+    (0..u64::from(K)).flat_map(|shard| id(number * 100 + shard)).collect()
+}
+
+fn check_shards(spool: &Spool, number: u64, case: &str) {
+    for shard in 0..5 {
+        let expected = match shard {
+            0..K => SpooledShard::Whole(id(number * 100 + u64::from(shard)).to_vec()),
+            _ => SpooledShard::Coded { data: data(number), k: K },
+        };
+        assert!(spool.shard(&pack(number), shard).unwrap() == expected, "{case}: shard {shard} of {number}");
     }
 }
 
@@ -35,6 +53,7 @@ fn send_some(disk: &FaultyDisk) -> Done {
             break;
         }
         let Ok(spool) = opened else { continue };
+        spool.expect_many();
         for numbers in [[run * 4, run * 4 + 1], [run * 4 + 2, run * 4 + 3]] {
             let added = spool.add(&numbers.map(spooled));
             if ends_the_run(&added) {
@@ -54,6 +73,20 @@ fn send_some(disk: &FaultyDisk) -> Done {
         }
         done.completing.insert(number + 1);
         let _ = spool.complete(&pack(number + 1));
+        // The first of these finds only a file that must rest, the second writes over it.
+        for number in [run * 4 + 10, run * 4 + 11] {
+            let added = spool.add(&[spooled(number)]);
+            if ends_the_run(&added) {
+                return done;
+            }
+            if added.is_ok() {
+                done.added.insert(number);
+            }
+        }
+        let tidied = spool.tidy();
+        if ends_the_run(&tidied) {
+            return done;
+        }
     }
     done
 }
@@ -71,12 +104,10 @@ fn packs_and_acknowledgements_survive_everything() {
         }
         for pending in spool.pending() {
             let number = (0..100).find(|number| pack(*number) == pending.place.pack).unwrap();
-            let SpooledPack { record, chunks, shards, .. } = spooled(number);
+            let SpooledPack { record, chunks, .. } = spooled(number);
             let description = spool.description(&pending.place.pack).unwrap();
             assert_eq!((description.record, description.chunks), (record, chunks), "{case}");
-            for (shard, bytes) in (0..).zip(&shards) {
-                assert_eq!(spool.shard(&pending.place.pack, shard).unwrap(), *bytes, "{case}");
-            }
+            check_shards(&spool, number, &case.to_string());
         }
         spool.add(&[spooled(50)]).unwrap();
         assert!(!disk.files().iter().any(|path| path.to_string_lossy().ends_with(".unfinished")), "{case}");
@@ -118,10 +149,10 @@ fn a_damaged_pack_is_told_and_the_others_are_sent() {
     open(&disk).unwrap().add(&[spooled(1), spooled(2)]).unwrap();
     let path = dir().join(format!("{}.pack", pack(1)));
     let whole = disk.bytes_of(&path).unwrap();
-    let description_bytes = whole.len() - 5 * 32;
-    for at in 0..whole.len() {
+    let length = u32::from_le_bytes(*whole[8..].first_chunk().unwrap()) as usize;
+    for at in (0..12 + 32 + length).chain([4096, whole.len() - 1]) {
         let mut damaged = whole.clone();
-        if at < description_bytes {
+        if at < 4096 {
             damaged[at] ^= 1;
         } else {
             damaged.truncate(at);
@@ -140,9 +171,30 @@ fn a_damaged_pack_is_told_and_the_others_are_sent() {
 #[test]
 fn shards_must_fit_together() {
     let spool = open(&FaultyDisk::new()).unwrap();
-    let mut uneven = spooled(1);
-    uneven.shards[2].push(0);
-    assert!(matches!(spool.add(&[uneven]), Err(SpoolError::Shards { .. })));
-    assert!(matches!(spool.add(&[SpooledPack { shards: Vec::new(), ..spooled(1) }]), Err(SpoolError::Shards { .. })));
+    for (k, n, bytes) in [(3, 5, 10), (3, 5, 0), (0, 5, 9), (6, 5, 12), (3, 200, 9)] {
+        let odd = SpooledPack { k, n, data: vec![0; bytes].into(), ..spooled(1) };
+        assert!(matches!(spool.add(&[odd]), Err(SpoolError::Shards { .. })), "{k} of {n}");
+    }
     assert!(matches!(spool.shard(&pack(1), 0), Err(SpoolError::Unknown { .. })));
+}
+
+#[test]
+fn files_are_written_over_while_packs_come_and_go() {
+    let disk = FaultyDisk::new();
+    let spool = open(&disk).unwrap();
+    spool.expect_many();
+    let spares = || disk.files().iter().filter(|path| path.to_string_lossy().ends_with(".spare")).count();
+    for number in 0..40 {
+        spool.add(&[spooled(number)]).unwrap();
+        if number >= 4 {
+            spool.complete(&pack(number - 4)).unwrap();
+        }
+        check_shards(&spool, number, "the newest");
+    }
+    assert!((1..=2).contains(&spares()), "{}", spares());
+    (36..40).for_each(|number| check_shards(&spool, number, "all that wait"));
+    spool.tidy().unwrap();
+    assert_eq!(spares(), 0);
+    spool.complete(&pack(36)).unwrap();
+    assert_eq!((spares(), spool.pending().len()), (0, 3));
 }
