@@ -36,6 +36,8 @@ pub struct RecoverOptions<'a> {
     pub as_of: Option<UnixMillis>,
     /// Where to; absent only with `list`.
     pub to: Option<PathBuf>,
+    /// As root, give files to the numbers of their owners, not to users of the same names.
+    pub numeric_owners: bool,
     /// What happens is told here, the result too; an error that ends the run is returned instead.
     pub sink: &'a mut dyn FnMut(Event),
 }
@@ -57,10 +59,10 @@ const LOCATE_ROUNDS: usize = 5;
 /// What kept it from starting, or stopped it.
 pub fn run(options: RecoverOptions<'_>) -> anyhow::Result<ExitCode> {
     crate::os::raise_open_files();
-    let RecoverOptions { phrase, seeds, list, snapshot, as_of, to, sink } = options;
+    let RecoverOptions { phrase, seeds, list, snapshot, as_of, to, numeric_owners, sink } = options;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let (report, mut events) = Report::new();
-    let wish = Choice { list, snapshot, as_of, to };
+    let wish = Choice { list, snapshot, as_of, to, numeric_owners };
     let code = runtime.block_on(async {
         let work = tokio::spawn(async move { recover(&phrase, &seeds, wish, &report).await });
         let mut code = ExitCode::Done;
@@ -80,6 +82,7 @@ struct Choice {
     snapshot: Option<String>,
     as_of: Option<UnixMillis>,
     to: Option<PathBuf>,
+    numeric_owners: bool,
 }
 
 impl Choice {
@@ -121,12 +124,13 @@ async fn recover(phrase: &VaultSecret, seeds: &[String], choice: Choice, report:
     let (snapshot, head) = choose(&found, &choice)?;
     let (snapshot, head) = (snapshot.clone(), head.clone());
     let to = PathText::new(crate::os::path_bytes(&choice.to.unwrap_or_default()));
+    let wish = Wish { to, numeric_owners: choice.numeric_owners, ..Wish::default() };
     let restoring = tokio::task::spawn_blocking({
         let (report, runtime) = (report.clone(), Handle::current());
         move || {
             let body = fetcher.unsealing().open_head(&head).map_err(crate::serve::failed)?;
             let mut library = Library::new(fetcher, body, None, runtime);
-            restore::run(&mut library, &snapshot, &Wish { to, ..Wish::default() }, Vec::new(), &report)
+            restore::run(&mut library, &snapshot, &wish, Vec::new(), &report)
         }
     });
     let end = restoring.await??;

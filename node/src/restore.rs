@@ -47,6 +47,8 @@ pub struct Wish {
     pub delete: bool,
     /// Only show what would be done.
     pub dry_run: bool,
+    /// As root, give files to the numbers of their owners, not to users of the same names.
+    pub numeric_owners: bool,
 }
 
 /// Restores from the node's own vault, and tells the end.
@@ -96,7 +98,8 @@ pub(crate) fn run(
     let clock = Instant::now();
     let target = crate::os::path_from_bytes(wish.to.bytes().unwrap_or_default());
     let wanted = wanted_paths(wish)?;
-    let options = RestoreOptions { dry_run: wish.dry_run, delete: wish.delete, exclude, ..RestoreOptions::default() };
+    let Wish { dry_run, delete, numeric_owners, .. } = *wish;
+    let options = RestoreOptions { dry_run, delete, numeric_owners, exclude, ..RestoreOptions::default() };
     let writer = RestoreWriter::create(&target, options).map_err(|error| Failure::new(ExitCode::Failed, error.to_string()))?;
     let fetched_before = library.fetcher.bytes_fetched();
     let mut work = Work::new(&writer, library, report, snapshot, wish.dry_run);

@@ -474,12 +474,13 @@ fn what_an_agent_says_reaches_people_and_scripts() {
     assert_eq!(stderr(&output), "problem: /home/\\u{1b}[31m\\xff: permission denied\n");
 
     let failure = Event::Error(Failure::new(ExitCode::TooFew, "2 of 4").with_hint("wake anna"));
-    let (output, request) = ask(&["restore", "latest", "a/../b", "--to", "back", "--delete", "--dry-run"], &[failure]);
+    let (output, request) =
+        ask(&["restore", "latest", "a/../b", "--to", "back", "--delete", "--dry-run", "--numeric-owners"], &[failure]);
     assert_eq!(output.status.code(), Some(13));
     assert_eq!(stderr(&output), "error: 2 of 4\n  wake anna\n");
     let path = |name: &str| PathText::new(home.path(name).as_os_str().as_bytes());
     let (snapshot, paths, to) = ("latest".to_owned(), vec![path("b")], path("back"));
-    assert_eq!(request, Request::Restore { snapshot, paths, to, delete: true, dry_run: true });
+    assert_eq!(request, Request::Restore { snapshot, paths, to, delete: true, dry_run: true, numeric_owners: true });
 
     let (output, _) = ask(&["--json", "peers"], &[]);
     assert_eq!(output.status.code(), Some(1));

@@ -70,6 +70,9 @@ pub enum Request {
         /// Show what would be done, do nothing.
         #[serde(default, skip_serializing_if = "is_false")]
         dry_run: bool,
+        /// As root, give files to the numbers of their owners, whatever users of these names have here.
+        #[serde(default, skip_serializing_if = "is_false")]
+        numeric_owners: bool,
     },
     /// How things are; answered by [`crate::StatusResult`].
     Status,

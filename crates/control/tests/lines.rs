@@ -132,6 +132,7 @@ fn requests_are_read_as_they_are_written() {
             to: PathText::new(b"/t"),
             delete: true,
             dry_run: false,
+            numeric_owners: true,
         },
         Request::Diff { before: "latest~1".into(), after: "latest".into(), paths: vec![PathText::new(b"/\xff")], metadata: true },
         Request::Find(FindRequest { patterns: vec!["*.odt".into()], kind: Some(EntryKind::File), ..FindRequest::default() }),

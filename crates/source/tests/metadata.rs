@@ -91,6 +91,30 @@ fn owners_and_devices_come_back_for_root() {
 }
 
 #[test]
+fn owners_come_back_by_name_first_and_by_number_where_asked() {
+    if !is_root() {
+        return skip("owners_come_back_by_name_first_and_by_number_where_asked", "needs root");
+    }
+    let out = folder();
+    let of_name = |name: &str| (nix::unistd::User::from_name(name), nix::unistd::Group::from_name(name));
+    let (Ok(Some(user)), Ok(Some(group))) = of_name("daemon") else { panic!("there is no user daemon here") };
+    let daemon = (user.uid.as_raw(), group.gid.as_raw());
+    let mut named = file_entry(0);
+    (named.uid, named.gid, named.user, named.group) = (4711, 815, "daemon".into(), "daemon".into());
+    let mut unknown = named.clone();
+    (unknown.user, unknown.group) = ("nobody called this".into(), "nor this".into());
+    for (numeric_owners, expected) in [(false, daemon), (true, (4711, 815))] {
+        let writer = RestoreWriter::create(out.path(), RestoreOptions { numeric_owners, ..RestoreOptions::default() }).unwrap();
+        for (name, entry, expected) in [("named", &named, expected), ("unknown", &unknown, (4711, 815))] {
+            writer.begin_file(&key_of(b"", name.as_bytes()), entry).unwrap().finish().unwrap();
+            let meta = fs::metadata(out.path().join(name)).unwrap();
+            assert_eq!((meta.uid(), meta.gid()), expected, "{name}");
+        }
+        writer.finish();
+    }
+}
+
+#[test]
 fn a_users_device_is_refused_by_name() {
     if !as_user("a_users_device_is_refused_by_name") {
         return;

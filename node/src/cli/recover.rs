@@ -30,6 +30,9 @@ pub(super) struct Recover {
     /// The folder to restore to; made where it is missing
     #[arg(long, value_name = "DIR", required_unless_present = "list")]
     to: Option<PathBuf>,
+    /// As root, give files to the numbers of their owners; otherwise users of the same names come first
+    #[arg(long)]
+    numeric_owners: bool,
 }
 
 impl Recover {
@@ -41,6 +44,7 @@ impl Recover {
             snapshot: self.snapshot.map(ls::snapshot_name).transpose()?,
             as_of: self.as_of,
             to: self.to.map(|folder| absolute(&folder)).transpose()?,
+            numeric_owners: self.numeric_owners,
             phrase: secret::read_phrase(&self.phrase_file)?,
             sink: &mut |event| cx.output.event(event),
         };

@@ -27,6 +27,9 @@ pub(super) struct Restore {
     /// Show what would be done, do nothing
     #[arg(long)]
     dry_run: bool,
+    /// As root, give files to the numbers of their owners; otherwise users of the same names come first
+    #[arg(long)]
+    numeric_owners: bool,
 }
 
 impl Restore {
@@ -38,6 +41,7 @@ impl Restore {
             to: text(&self.to)?,
             delete: self.delete,
             dry_run: self.dry_run,
+            numeric_owners: self.numeric_owners,
         };
         client::ask(cx, &request)
     }
