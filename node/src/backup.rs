@@ -25,7 +25,7 @@ use backmesh_format::vault::{Snapshot, System};
 use backmesh_format::wire::Bytes;
 use backmesh_store::{ChunkIndexError, RecordsError, StatCacheError};
 use packing::{Packing, pack_frames};
-use scan::{Chunks, Scan, Scanned};
+use scan::{Chunks, PageChunks, Scan, Scanned};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -258,7 +258,7 @@ fn scan(
     pages: packing::Frames,
 ) -> Result<(Scanned, backmesh_store::StatCacheWriter), BackupError> {
     let data = Chunks::new(packing, data);
-    let pages = Chunks::new(packing, pages);
+    let pages = PageChunks::new(packing, &pages);
     let (before, cache) = node.stat_cache()?;
     let sent_before = node.outgoing.bytes_sent();
     let bytes_sent = || node.outgoing.bytes_sent() - sent_before;

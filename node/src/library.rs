@@ -14,8 +14,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use tokio::runtime::Handle;
 
-/// Opened frames kept for the pages in them; a frame holds about 1 MiB.
-const FRAMES_KEPT: usize = 8;
+/// Opened frames kept for the pages in them. A frame holds 128 KiB, or 1 MiB where an early program wrote it.
+const FRAMES_KEPT: usize = 16;
+/// Pages kept as they are: the files beside each other share a page of contents.
+const PAGES_KEPT: usize = 4;
 
 /// Where chunks lie: in the local index where there is one, else in the segments that a head names.
 pub struct Places {
@@ -35,6 +37,7 @@ pub struct Source {
 pub struct PageReader {
     places: Places,
     source: Source,
+    last: VecDeque<(ChunkId, Vec<u8>)>,
 }
 
 /// A vault to read in.
@@ -58,7 +61,7 @@ impl Library {
             let newest_first = body.segments.iter().rev().filter(move |segment| segment.purpose == purpose).cloned();
             Places { index: index.clone(), segments: Segments::new(source.clone(), newest_first.collect::<Vec<SegmentRef>>()) }
         };
-        let pages = PageReader { places: places(Purpose::Catalogue), source: source.clone() };
+        let pages = PageReader { places: places(Purpose::Catalogue), source: source.clone(), last: VecDeque::new() };
         Self { pages, data: places(Purpose::Data), fetcher, runtime, body }
     }
 
@@ -144,7 +147,15 @@ impl Pages for PageReader {
     type Error = FetchError;
 
     fn page(&mut self, chunk: &ChunkRef) -> Result<Vec<u8>, FetchError> {
+        if let Some((_, page)) = self.last.iter().find(|(id, _)| *id == chunk.id) {
+            return Ok(page.clone());
+        }
         let place = self.places.of(&[chunk.id]).pop().unwrap_or(Err(FetchError::UnknownChunk(chunk.id)))?;
-        self.source.fetch(&place, &chunk.id)
+        let page = self.source.fetch(&place, &chunk.id)?;
+        if self.last.len() >= PAGES_KEPT {
+            self.last.pop_front();
+        }
+        self.last.push_back((chunk.id, page.clone()));
+        Ok(page)
     }
 }

@@ -4,6 +4,9 @@
 //! Writing: [`ContentWriter`] pages the chunk list of a long file, [`CatalogueWriter`] takes the entries. Both cut where a hash
 //! of what is cut says so, so that an edit moves the cuts around it and no others.
 //!
+//! The contents of files stand in small pages of their own, beside the pages of entries: where only times change, or the attributes of
+//! files, those with the ids of all chunks stay as they are, and what is written anew compresses well (docs/decisions/0008).
+//!
 //! Reading: [`Catalogue`] looks paths up, lists folders and walks subtrees, fetching a page when its turn comes; [`diff`]
 //! compares two snapshots without reading what they share; [`ContentReader`] names a file's chunks.
 //!
@@ -18,10 +21,10 @@ mod read;
 mod tests;
 mod write;
 
-pub use content::{ContentReader, ContentWriter, INLINE_REFS_MAX, write_content};
+pub use content::{ContentReader, ContentWriter, INLINE_REFS_MAX, beside_the_entry, write_content};
 pub use diff::{Change, Diff, diff, diff_below};
 pub use read::{Catalogue, Skipped, Walk, after_subtree};
-pub use write::{CatalogueWriter, WriteError};
+pub use write::{CatalogueWriter, WriteError, holds_contents};
 
 use backmesh_format::index::{ChunkRef, page_from_bytes};
 use backmesh_format::{DecodeError, Record, limits};

@@ -3,10 +3,13 @@
 //! Entries are sorted by [`key_of`]: all entries of a folder, by name, then those of its first subfolder, and so on: the order of a
 //! walk that lists a folder before it descends. So one folder is one run of entries, and one subtree is one run of folders.
 
+mod page;
+
+pub use page::{ChunkList, ContentPage, InnerPage, LeafPage};
+
 use crate::id::ChunkId;
 use crate::index::ChunkRef;
 use crate::limits;
-use crate::record::Record;
 use crate::wire::{DecodeError, Reader, Wire, Writer};
 use crate::wire_struct;
 
@@ -66,6 +69,13 @@ pub enum Content {
         depth: u8,
         /// The topmost pages, in order.
         pages: Vec<ChunkRef>,
+    },
+    /// One of a [`ContentPage`]. So an entry reads in a catalogue; by itself, and in the stat cache, it has its contents beside it.
+    InPage {
+        /// The page.
+        page: ChunkRef,
+        /// Which of its contents, from 0.
+        at: u32,
     },
 }
 
@@ -158,16 +168,7 @@ impl Entry {
             within("nanoseconds", time.nanoseconds as usize, NANOSECONDS_MAX as usize)?;
         }
         let Kind::File { content, .. } = &self.kind else { return Ok(()) };
-        let (Content::Chunks(chunks) | Content::Pages { pages: chunks, .. }) = content;
-        for chunk in chunks {
-            within("chunk length", chunk.bytes as usize, limits::CHUNK_BYTES_MAX as usize)?;
-        }
-        match content {
-            Content::Pages { depth, .. } if *depth == 0 || *depth > DEPTH_MAX => {
-                Err(DecodeError::Invalid("the depth of a chunk list"))
-            }
-            _ => Ok(()),
-        }
+        content.check_refs()
     }
 
     /// Which of the parts that may be missing are there.
@@ -188,6 +189,45 @@ impl Entry {
     fn link_target(&self) -> &[u8] {
         if let Kind::Symlink { target } = &self.kind { target } else { &[] }
     }
+}
+
+impl Content {
+    /// The chunks or pages that it names itself.
+    pub fn refs(&self) -> &[ChunkRef] {
+        match self {
+            Self::Chunks(refs) | Self::Pages { pages: refs, .. } => refs,
+            Self::InPage { page, .. } => std::slice::from_ref(page),
+        }
+    }
+
+    /// Refuses what would be refused in a [`ContentPage`].
+    ///
+    /// # Errors
+    /// `Invalid` or `Limit`, naming the part.
+    pub fn check(&self) -> Result<(), DecodeError> {
+        if matches!(self, Self::InPage { .. }) {
+            return Err(DecodeError::Invalid("where the contents of a file stand"));
+        }
+        self.check_refs()
+    }
+
+    /// How many bytes they take in a [`ContentPage`].
+    pub fn page_bytes(&self) -> usize {
+        let mut w = Writer::default();
+        page::put_content(self, &mut w);
+        w.finish().len()
+    }
+
+    fn check_refs(&self) -> Result<(), DecodeError> {
+        for chunk in self.refs() {
+            within("chunk length", chunk.bytes as usize, limits::CHUNK_BYTES_MAX as usize)?;
+        }
+        if let Self::Pages { depth, .. } = self { check_depth(*depth) } else { Ok(()) }
+    }
+}
+
+fn check_depth(depth: u8) -> Result<(), DecodeError> {
+    if depth == 0 || depth > DEPTH_MAX { Err(DecodeError::Invalid("the depth of a chunk list")) } else { Ok(()) }
 }
 
 fn within(what: &'static str, found: usize, limit: usize) -> Result<(), DecodeError> {
@@ -241,6 +281,16 @@ impl Wire for Entry {
     }
 
     fn take(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Self::take_with(r, None)
+    }
+}
+
+/// Gives the files of a page their contents, one after the other; fails where there is none left.
+type NextContent<'a> = &'a mut dyn FnMut() -> Result<Content, DecodeError>;
+
+impl Entry {
+    /// An entry whose contents stand beside it, or, where `contents` is given, one of a page whose contents stand elsewhere.
+    fn take_with(r: &mut Reader<'_>, contents: Option<NextContent<'_>>) -> Result<Self, DecodeError> {
         let present = u16::take(r)?;
         if present & !KNOWN != 0 {
             return Err(DecodeError::Flags { record: "catalogue entry", flags: present & !KNOWN });
@@ -255,7 +305,7 @@ impl Wire for Entry {
             uid: take_u32(r, "owner")?,
             gid: take_u32(r, "group")?,
             modified: take_time(r)?,
-            kind: take_kind(r)?,
+            kind: take_kind(r, contents)?,
             user: if has(HAS_USER) { take_text(r)? } else { String::new() },
             group: if has(HAS_GROUP) { take_text(r)? } else { String::new() },
             link_group: if has(HAS_LINK_GROUP) { Some(r.varint()?) } else { None },
@@ -284,6 +334,10 @@ fn put_kind(kind: &Kind, w: &mut Writer) {
             depth.put(w);
             put_chunks(pages, w);
         }
+        Kind::File { bytes, content: Content::InPage { .. } } => {
+            9_u8.put(w);
+            w.varint(*bytes);
+        }
         Kind::Symlink { target } => {
             4_u8.put(w);
             w.var_bytes(target);
@@ -301,41 +355,46 @@ fn put_kind(kind: &Kind, w: &mut Writer) {
     }
 }
 
-fn take_kind(r: &mut Reader<'_>) -> Result<Kind, DecodeError> {
-    Ok(match u8::take(r)? {
-        1 => Kind::Directory,
-        2 => Kind::File { bytes: r.varint()?, content: Content::Chunks(take_chunks(r)?) },
-        3 => {
+fn take_kind(r: &mut Reader<'_>, contents: Option<NextContent<'_>>) -> Result<Kind, DecodeError> {
+    let kind = u8::take(r)?;
+    Ok(match (kind, contents) {
+        (2 | 3, Some(_)) | (9, None) => return Err(DecodeError::Invalid("where the contents of a file stand")),
+        (9, Some(next)) => Kind::File { bytes: r.varint()?, content: next()? },
+        (1, _) => Kind::Directory,
+        (2, None) => Kind::File { bytes: r.varint()?, content: Content::Chunks(take_chunks(r)?) },
+        (3, None) => {
             let bytes = r.varint()?;
             let depth = u8::take(r)?;
-            if depth == 0 || depth > DEPTH_MAX {
-                return Err(DecodeError::Invalid("the depth of a chunk list"));
-            }
+            check_depth(depth)?;
             Kind::File { bytes, content: Content::Pages { depth, pages: take_chunks(r)? } }
         }
-        4 => Kind::Symlink { target: r.var_bytes("link target", limits::PATH_BYTES_MAX)?.to_vec() },
-        5 => Kind::Fifo,
-        6 => Kind::Socket,
-        7 => Kind::CharDevice { device: r.varint()? },
-        8 => Kind::BlockDevice { device: r.varint()? },
+        (4, _) => Kind::Symlink { target: r.var_bytes("link target", limits::PATH_BYTES_MAX)?.to_vec() },
+        (5, _) => Kind::Fifo,
+        (6, _) => Kind::Socket,
+        (7, _) => Kind::CharDevice { device: r.varint()? },
+        (8, _) => Kind::BlockDevice { device: r.varint()? },
         _ => return Err(DecodeError::Invalid("the kind of a file")),
     })
 }
 
 fn put_chunks(chunks: &[ChunkRef], w: &mut Writer) {
     w.varint(chunks.len() as u64);
-    for chunk in chunks {
-        chunk.id.put(w);
-        w.varint(u64::from(chunk.bytes));
-    }
+    chunks.iter().for_each(|chunk| put_chunk(chunk, w));
+}
+
+fn put_chunk(chunk: &ChunkRef, w: &mut Writer) {
+    chunk.id.put(w);
+    w.varint(u64::from(chunk.bytes));
 }
 
 fn take_chunks(r: &mut Reader<'_>) -> Result<Vec<ChunkRef>, DecodeError> {
-    take_pairs(r, |r| {
-        let id = ChunkId::take(r)?;
-        let bytes = r.varint_max("chunk length", u64::from(limits::CHUNK_BYTES_MAX))? as u32;
-        Ok(ChunkRef { id, bytes })
-    })
+    take_pairs(r, take_chunk)
+}
+
+fn take_chunk(r: &mut Reader<'_>) -> Result<ChunkRef, DecodeError> {
+    let id = ChunkId::take(r)?;
+    let bytes = r.varint_max("chunk length", u64::from(limits::CHUNK_BYTES_MAX))? as u32;
+    Ok(ChunkRef { id, bytes })
 }
 
 fn put_time(time: &FileTime, w: &mut Writer) {
@@ -420,111 +479,4 @@ pub fn split_key(key: &[u8]) -> Result<(Vec<u8>, Vec<u8>), DecodeError> {
         return Err(invalid);
     }
     Ok((folder, name.to_vec()))
-}
-
-/// A page of entries, sorted by key, no key twice.
-///
-/// Bytes: count (varint), then per entry: length of the key's prefix shared with the entry before (varint), rest of the key
-/// (varint length, bytes), the entry.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct LeafPage(pub Vec<(Vec<u8>, Entry)>);
-
-/// A page of pages: the first key below each, and the page. Keys are written as in [`LeafPage`].
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct InnerPage(pub Vec<(Vec<u8>, ChunkRef)>);
-
-/// A page of a long file's chunk list.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct ChunkList(pub Vec<ChunkRef>);
-
-fn put_keyed<T>(items: &[(Vec<u8>, T)], w: &mut Writer, put: impl Fn(&T, &mut Writer)) {
-    w.varint(items.len() as u64);
-    let mut before: &[u8] = &[];
-    for (key, item) in items {
-        let shared = key.iter().zip(before).take_while(|(a, b)| a == b).count();
-        w.varint(shared as u64);
-        w.var_bytes(&key[shared..]);
-        put(item, w);
-        before = key;
-    }
-}
-
-/// The sum of all keys of one page is bounded, because shared prefixes make few bytes into many.
-const PAGE_KEYS_BYTES_MAX: usize = 16 << 20;
-
-fn take_keyed<T>(
-    r: &mut Reader<'_>,
-    take: impl Fn(&mut Reader<'_>) -> Result<T, DecodeError>,
-) -> Result<Vec<(Vec<u8>, T)>, DecodeError> {
-    let count = r.varint()?;
-    if count > r.remaining() as u64 {
-        return Err(DecodeError::Truncated);
-    }
-    let mut items: Vec<(Vec<u8>, T)> = Vec::new();
-    let mut keys_bytes = 0;
-    for _ in 0..count {
-        let before = items.last().map_or(&[][..], |(key, _)| key);
-        let shared = r.varint_max("shared prefix", before.len() as u64)? as usize;
-        let rest = r.var_bytes("path", limits::PATH_BYTES_MAX)?;
-        if rest.first().is_some_and(|byte| before.get(shared) == Some(byte)) {
-            return Err(DecodeError::Invalid("the shared prefix of a path"));
-        }
-        let key = [&before[..shared], rest].concat();
-        keys_bytes += key.len();
-        if key.len() > limits::PATH_BYTES_MAX || keys_bytes > PAGE_KEYS_BYTES_MAX {
-            return Err(DecodeError::Limit {
-                what: "length of paths",
-                found: keys_bytes as u64,
-                limit: PAGE_KEYS_BYTES_MAX as u64,
-            });
-        }
-        if !items.is_empty() && key.as_slice() <= before {
-            return Err(DecodeError::Invalid("the order of entries"));
-        }
-        let item = take(r)?;
-        items.push((key, item));
-    }
-    Ok(items)
-}
-
-impl Wire for LeafPage {
-    fn put(&self, w: &mut Writer) {
-        put_keyed(&self.0, w, Wire::put);
-    }
-    fn take(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        take_keyed(r, Entry::take).map(Self)
-    }
-}
-
-impl Wire for InnerPage {
-    fn put(&self, w: &mut Writer) {
-        put_keyed(&self.0, w, Wire::put);
-    }
-    fn take(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        take_keyed(r, ChunkRef::take).map(Self)
-    }
-}
-
-impl Wire for ChunkList {
-    fn put(&self, w: &mut Writer) {
-        put_chunks(&self.0, w);
-    }
-    fn take(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        take_chunks(r).map(Self)
-    }
-}
-
-impl Record for LeafPage {
-    const MAGIC: [u8; 4] = *b"BMcl";
-    const NAME: &'static str = "catalogue page";
-}
-
-impl Record for InnerPage {
-    const MAGIC: [u8; 4] = *b"BMci";
-    const NAME: &'static str = "catalogue page of pages";
-}
-
-impl Record for ChunkList {
-    const MAGIC: [u8; 4] = *b"BMcc";
-    const NAME: &'static str = "page of a chunk list";
 }

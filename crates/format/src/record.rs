@@ -17,10 +17,23 @@ use crate::wire::{DecodeError, Reader, Wire, Writer};
 pub trait Record: Wire {
     /// The first four bytes.
     const MAGIC: [u8; 4];
-    /// The version that this program writes, and the highest that it reads.
+    /// The highest version that this program writes and reads.
     const VERSION: u16 = 1;
     /// What the record is called in an error.
     const NAME: &'static str;
+
+    /// The version that this value is written in, where a record has several forms in use.
+    fn version(&self) -> u16 {
+        Self::VERSION
+    }
+
+    /// Reads the body as that version wrote it; 1 to [`Record::VERSION`].
+    ///
+    /// # Errors
+    /// Whatever is wrong with the bytes.
+    fn take_version(_version: u16, r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Self::take(r)
+    }
 }
 
 /// Writes a record in its envelope.
@@ -28,7 +41,7 @@ pub fn to_envelope<T: Record>(record: &T) -> Vec<u8> {
     let body = record.to_wire();
     let mut w = Writer::default();
     w.bytes(&T::MAGIC);
-    T::VERSION.put(&mut w);
+    record.version().put(&mut w);
     0_u16.put(&mut w);
     (body.len() as u32).put(&mut w);
     w.bytes(&body);
@@ -56,7 +69,10 @@ fn take_envelope<T: Record>(r: &mut Reader<'_>) -> Result<T, DecodeError> {
         return Err(DecodeError::Flags { record: T::NAME, flags });
     }
     let length = u32::take(r)?;
-    T::from_wire(r.bytes(length as usize)?)
+    let mut body = Reader::new(r.bytes(length as usize)?);
+    let record = T::take_version(version, &mut body)?;
+    body.end()?;
+    Ok(record)
 }
 
 /// The hash that names a record whose envelope is `envelope`.

@@ -6,9 +6,9 @@ use super::packing::{Frames, Packing};
 use crate::outbox::{Outbox, OutboxError};
 use crate::report::Report;
 use backmesh_codec::buffer::Buffers;
-use backmesh_codec::catalogue::{CatalogueWriter, ContentWriter, WriteError};
+use backmesh_codec::catalogue::{CatalogueWriter, ContentWriter, WriteError, holds_contents};
 use backmesh_codec::chunk::{Chunker, Profile, profile_for};
-use backmesh_codec::frame::FrameDraft;
+use backmesh_codec::frame::{FRAME_BYTES, FrameDraft};
 use backmesh_control::{Phase, Problem, Progress};
 use backmesh_format::Wire;
 use backmesh_format::catalogue::{CatalogueRoot, Content, Entry, FileTime, Kind};
@@ -27,6 +27,9 @@ const ATTEMPTS: usize = 3;
 const HOLE_BYTES_MIN: u64 = CHUNK_BYTES_MAX as u64;
 /// How often progress is told.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+
+/// Content of a frame of pages, in bytes. To read one page its frame is fetched; larger frames would compress hardly better.
+const PAGES_FRAME_BYTES: usize = 128 << 10;
 
 /// What a walk found.
 #[derive(Debug, Default)]
@@ -48,13 +51,14 @@ pub(crate) struct Chunks<'a> {
     id_key: &'a ChunkIdKey,
     buffers: &'a Buffers,
     draft: FrameDraft,
+    frame_bytes: usize,
     frames: Frames,
 }
 
 impl<'a> Chunks<'a> {
     pub(crate) fn new(packing: &'a Packing, frames: Frames) -> Self {
         let Packing { outbox, id_key, buffers, .. } = packing;
-        Self { outbox, id_key, buffers, draft: FrameDraft::default(), frames }
+        Self { outbox, id_key, buffers, draft: FrameDraft::default(), frame_bytes: FRAME_BYTES, frames }
     }
 
     /// Keeps a chunk unless it is stored already, or on its way.
@@ -65,7 +69,7 @@ impl<'a> Chunks<'a> {
                 self.draft = FrameDraft::within(self.buffers);
             }
             self.draft.push(id, chunk);
-            if self.draft.is_full() {
+            if self.draft.raw.len() >= self.frame_bytes {
                 self.send()?;
             }
         }
@@ -78,6 +82,29 @@ impl<'a> Chunks<'a> {
             return Ok(());
         }
         self.frames.send(std::mem::take(&mut self.draft)).map_err(|_| BackupError::Stopped)
+    }
+}
+
+/// New pages of the catalogue on their way into frames: what has names, and what has ids of chunks, which listing a folder need not
+/// fetch.
+pub(crate) struct PageChunks<'a> {
+    entries: Chunks<'a>,
+    contents: Chunks<'a>,
+}
+
+impl<'a> PageChunks<'a> {
+    pub(crate) fn new(packing: &'a Packing, frames: &Frames) -> Self {
+        let chunks = || Chunks { frame_bytes: PAGES_FRAME_BYTES, ..Chunks::new(packing, frames.clone()) };
+        Self { entries: chunks(), contents: chunks() }
+    }
+
+    fn keep(&mut self, page: &[u8]) -> Result<ChunkRef, BackupError> {
+        if holds_contents(page) { self.contents.keep(page) } else { self.entries.keep(page) }
+    }
+
+    fn send(&mut self) -> Result<(), BackupError> {
+        self.entries.send()?;
+        self.contents.send()
     }
 }
 
@@ -110,7 +137,7 @@ struct ReadFile {
 pub(crate) struct Scan<'a> {
     report: &'a Report,
     data: Chunks<'a>,
-    pages: Chunks<'a>,
+    pages: PageChunks<'a>,
     catalogue: CatalogueWriter,
     before: StatCacheReader,
     cache: StatCacheWriter,
@@ -130,7 +157,7 @@ impl<'a> Scan<'a> {
     pub(crate) fn new(
         report: &'a Report,
         data: Chunks<'a>,
-        pages: Chunks<'a>,
+        pages: PageChunks<'a>,
         before: StatCacheReader,
         cache: StatCacheWriter,
         bytes_sent: &'a dyn Fn() -> u64,

@@ -91,7 +91,7 @@ fn of_snapshot(node: &Node, mut library: Library, name: &str, report: &Report) -
         if let Some(after) = &after {
             walk.seek(&[&after[..], &[0]].concat());
         }
-        // Long lists of chunks lie in pages of their own, which cannot be read while the walk borrows the pages.
+        // Most contents lie in pages of their own, which cannot be read while the walk borrows the pages.
         let mut lists = Vec::new();
         let mut last = None;
         for found in walk.take(LOOKED_UP_AT_ONCE) {
@@ -101,7 +101,7 @@ fn of_snapshot(node: &Node, mut library: Library, name: &str, report: &Report) -
                         files += 1;
                         match content {
                             Content::Chunks(chunks) => count.take(&chunks)?,
-                            content @ Content::Pages { .. } => lists.push((content, bytes)),
+                            content => lists.push((content, bytes)),
                         }
                     }
                     last = Some(key);

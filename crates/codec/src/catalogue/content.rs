@@ -3,7 +3,7 @@
 use super::write::WriteError;
 use super::{Pages, fetch};
 use backmesh_format::DecodeError;
-use backmesh_format::catalogue::{ChunkList, Content};
+use backmesh_format::catalogue::{ChunkList, Content, ContentPage};
 use backmesh_format::index::{ChunkRef, page_bytes};
 
 /// How many references an entry holds itself: those of the chunks, or of the topmost pages. 64 are 2.3 KiB.
@@ -141,6 +141,30 @@ pub fn write_content<E>(
     writer.finish(sink)
 }
 
+/// Contents as they would stand beside an entry: read from their page where they have one.
+///
+/// # Errors
+/// Where that page is not to be had, or holds fewer contents.
+pub fn beside_the_entry<P: Pages>(pages: &mut P, content: Content) -> Result<Content, P::Error> {
+    LastContents::default().beside_the_entry(pages, content)
+}
+
+/// The page of contents that was read last: the files beside each other share one.
+#[derive(Debug, Default)]
+pub(super) struct LastContents(Option<(ChunkRef, Vec<Content>)>);
+
+impl LastContents {
+    pub(super) fn beside_the_entry<P: Pages>(&mut self, pages: &mut P, content: Content) -> Result<Content, P::Error> {
+        let Content::InPage { page, at } = content else { return Ok(content) };
+        if self.0.as_ref().is_none_or(|(last, _)| *last != page) {
+            let ContentPage(contents) = fetch(pages, &page)?;
+            self.0 = Some((page, contents));
+        }
+        let content = self.0.as_ref().and_then(|(_, contents)| contents.get(at as usize));
+        content.cloned().ok_or_else(|| DecodeError::Invalid("the number of contents").into())
+    }
+}
+
 /// The chunks of a file, in order, their pages fetched one at a time.
 ///
 /// The lengths of the chunks must add up to the file's; where they do not, the last item is an error. So a list that names itself
@@ -148,6 +172,8 @@ pub fn write_content<E>(
 #[derive(Debug)]
 pub struct ContentReader<P> {
     pages: P,
+    /// The contents, until they are read.
+    elsewhere: Option<Content>,
     /// What is left of each page from the topmost down, with how many levels of pages lie below.
     open: Vec<(u8, std::vec::IntoIter<ChunkRef>)>,
     bytes_left: u64,
@@ -157,14 +183,17 @@ pub struct ContentReader<P> {
 impl<P: Pages> ContentReader<P> {
     /// Reads the contents of a file of `bytes` bytes.
     pub fn new(pages: P, content: Content, bytes: u64) -> Self {
-        let open = match content {
-            Content::Chunks(chunks) => (0, chunks.into_iter()),
-            Content::Pages { depth, pages } => (depth, pages.into_iter()),
-        };
-        Self { pages, open: vec![open], bytes_left: bytes, done: false }
+        Self { pages, elsewhere: Some(content), open: Vec::new(), bytes_left: bytes, done: false }
     }
 
     fn advance(&mut self) -> Result<Option<ChunkRef>, P::Error> {
+        if let Some(content) = self.elsewhere.take() {
+            match beside_the_entry(&mut self.pages, content)? {
+                Content::Pages { depth, pages } => self.open.push((depth, pages.into_iter())),
+                Content::Chunks(chunks) => self.open.push((0, chunks.into_iter())),
+                Content::InPage { .. } => return Err(DecodeError::Invalid("the contents of a file").into()),
+            }
+        }
         while let Some((depth, refs)) = self.open.last_mut() {
             let (depth, Some(chunk)) = (*depth, refs.next()) else {
                 self.open.pop();

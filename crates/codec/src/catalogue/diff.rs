@@ -1,13 +1,15 @@
 //! Comparing two catalogues without fetching the pages that they share.
 
 use super::Pages;
+use super::content::LastContents;
 use super::cursor::{Cursor, Next};
 use super::read::{Range, subtree};
-use backmesh_format::catalogue::{CatalogueRoot, Entry};
+use backmesh_format::catalogue::{CatalogueRoot, Content, Entry, Kind};
 use std::cmp::Ordering;
 use std::collections::VecDeque;
 
-/// An entry that is not the same in two catalogues; at least one of them has it.
+/// An entry that is not the same in two catalogues; at least one of them has it. Where both are files, their contents compare: they
+/// are equal exactly where the files have the same chunks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
     /// Its key.
@@ -25,7 +27,8 @@ pub fn diff<P: Pages>(pages: P, before: Option<&CatalogueRoot>, after: Option<&C
 
 /// What differs at a path and below it. Pages that hold nothing of that are not fetched.
 pub fn diff_below<P: Pages>(pages: P, path: &[u8], before: Option<&CatalogueRoot>, after: Option<&CatalogueRoot>) -> Diff<P> {
-    Diff { pages, before: Cursor::new(before), after: Cursor::new(after), ranges: subtree(path).into(), failed: false }
+    let (before, after) = (Cursor::new(before), Cursor::new(after));
+    Diff { pages, before, after, ranges: subtree(path).into(), contents: Default::default(), failed: false }
 }
 
 /// The changes, lazily. After an error there is no further item, as what lies behind it might be taken for a change.
@@ -36,6 +39,8 @@ pub struct Diff<P> {
     after: Cursor,
     /// Ascending.
     ranges: VecDeque<Range>,
+    /// Of each side.
+    contents: [LastContents; 2],
     failed: bool,
 }
 
@@ -89,8 +94,16 @@ impl<P: Pages> Iterator for Diff<P> {
                 }
                 Step::Same { equal } => {
                     let ((key, before), (_, after)) = (self.before.take_entry()?, self.after.take_entry()?);
-                    if !equal {
-                        return Some(Ok(Change { key, before: Some(before), after: Some(after) }));
+                    if equal {
+                        continue;
+                    }
+                    match self.comparable(before, after) {
+                        Ok((before, after)) if before == after => {}
+                        Ok((before, after)) => return Some(Ok(Change { key, before: Some(before), after: Some(after) })),
+                        Err(error) => {
+                            self.failed = true;
+                            return Some(Err(error));
+                        }
                     }
                 }
             }
@@ -108,6 +121,20 @@ impl<P: Pages> Diff<P> {
             self.after.enter(&mut self.pages)?;
         }
         Ok(())
+    }
+
+    /// Two entries whose contents stand in different pages, or one of them beside the entry, with contents that can be compared.
+    /// Equal references are left as they are: nothing has to be fetched for them.
+    fn comparable(&mut self, mut before: Entry, mut after: Entry) -> Result<(Entry, Entry), P::Error> {
+        if let (Kind::File { content: one, .. }, Kind::File { content: other, .. }) = (&mut before.kind, &mut after.kind)
+            && one != other
+        {
+            for (content, last) in [one, other].into_iter().zip(&mut self.contents) {
+                let taken = std::mem::replace(content, Content::Chunks(Vec::new()));
+                *content = last.beside_the_entry(&mut self.pages, taken)?;
+            }
+        }
+        Ok((before, after))
     }
 }
 

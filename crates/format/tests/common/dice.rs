@@ -1,7 +1,9 @@
 //! Any value of every record, from a seed. Numbers are often small, largest or zero, lists often empty.
 
 use super::samples::{key, signed_writer};
-use backmesh_format::catalogue::{CatalogueRoot, ChunkList, Content, Entry, FileTime, InnerPage, Kind, LeafPage, WindowsMeta};
+use backmesh_format::catalogue::{
+    CatalogueRoot, ChunkList, Content, ContentPage, Entry, FileTime, InnerPage, Kind, LeafPage, WindowsMeta,
+};
 use backmesh_format::charter::{Charter, Level};
 use backmesh_format::copyset::{Copyset, Lease, Release, SlotClaim, Unrelease};
 use backmesh_format::index::{ChunkRef, FramePlace, PackPage, PackPlace, PageRef, Place, Row, RowPage, SegmentRef, SegmentRoot};
@@ -392,8 +394,30 @@ impl Dice {
     }
 
     pub fn leaf_page(&mut self) -> LeafPage {
-        let entries: BTreeMap<_, _> = self.list(9, |dice| (dice.key(), dice.entry())).into_iter().collect();
+        let mut entries: BTreeMap<_, _> = self.list(9, |dice| (dice.key(), dice.entry())).into_iter().collect();
+        if self.yes() {
+            self.contents_elsewhere(entries.values_mut());
+        }
         LeafPage(entries.into_iter().collect())
+    }
+
+    /// As the second version of a page has them.
+    fn contents_elsewhere<'a>(&mut self, entries: impl Iterator<Item = &'a mut Entry>) {
+        let (mut page, mut at) = (self.chunk(), 0);
+        for entry in entries {
+            let Kind::File { content, .. } = &mut entry.kind else { continue };
+            *content = Content::InPage { page, at };
+            at += 1;
+            if self.yes() {
+                (page, at) = (self.chunk(), 0);
+            }
+        }
+    }
+
+    pub fn content_page(&mut self) -> ContentPage {
+        let mut contents = vec![Content::Chunks(self.list(4, Self::chunk))];
+        contents.extend(self.list(5, |dice| Content::Pages { depth: 1 + dice.below(8) as u8, pages: dice.list(3, Self::chunk) }));
+        ContentPage(contents)
     }
 
     pub fn inner_page(&mut self) -> InnerPage {

@@ -5,7 +5,7 @@
 pub mod dice;
 pub mod samples;
 
-use backmesh_format::catalogue::{ChunkList, InnerPage, LeafPage};
+use backmesh_format::catalogue::{ChunkList, ContentPage, InnerPage, LeafPage};
 use backmesh_format::charter::Charter;
 use backmesh_format::copyset::{Copyset, Lease, Release, SlotClaim, Unrelease};
 use backmesh_format::index::{PackPage, RowPage, SegmentRoot};
@@ -57,6 +57,7 @@ pub fn decoders() -> Vec<(&'static str, [u8; 4], Decoder)> {
         named::<LeafPage>(),
         named::<InnerPage>(),
         named::<ChunkList>(),
+        named::<ContentPage>(),
         named::<RowPage>(),
         named::<PackPage>(),
         named::<SegmentRoot>(),

@@ -1,7 +1,7 @@
 //! One value of every record. The fixtures were written from these: change nothing, add what a new version adds.
 
 use backmesh_format::catalogue::{
-    CatalogueRoot, ChunkList, Content, Entry, FileTime, InnerPage, Kind, LeafPage, WindowsMeta, key_of,
+    CatalogueRoot, ChunkList, Content, ContentPage, Entry, FileTime, InnerPage, Kind, LeafPage, WindowsMeta, key_of,
 };
 use backmesh_format::charter::{Charter, Level};
 use backmesh_format::copyset::{Copyset, Lease, Release, SlotClaim, Unrelease};
@@ -243,6 +243,24 @@ pub fn leaf_page() -> LeafPage {
     ])
 }
 
+/// The same entries, with the contents of two files in one page and those of the third in another.
+pub fn leaf_page_v2() -> LeafPage {
+    let LeafPage(mut entries) = leaf_page();
+    let mut contents = [(9, 0), (9, 1), (10, 0)].into_iter();
+    for (_, entry) in &mut entries {
+        if let Kind::File { content, .. } = &mut entry.kind {
+            let (page, at) = contents.next().unwrap();
+            *content = Content::InPage { page: chunk(page), at };
+        }
+    }
+    LeafPage(entries)
+}
+
+pub fn content_page() -> ContentPage {
+    let long = Content::Pages { depth: 2, pages: vec![chunk(3)] };
+    ContentPage(vec![Content::Chunks(vec![]), Content::Chunks(vec![chunk(1), chunk(2)]), long])
+}
+
 pub fn inner_page() -> InnerPage {
     InnerPage(vec![(key_of(b"home", b"ada"), chunk(1)), (key_of(b"home/ada", b"full"), chunk(2))])
 }
@@ -400,6 +418,15 @@ fn of_pages() -> Vec<Fixture> {
 }
 
 /// Every record, as its fixture holds it.
+/// What version 1 of the records is, and what later versions added: the folder of each, and its fixtures.
+pub fn versions() -> Vec<(&'static str, Vec<Fixture>)> {
+    vec![("v1", [of_members(), of_vaults(), of_holders(), of_pages()].concat()), ("v2", of_pages_v2())]
+}
+
 pub fn all() -> Vec<Fixture> {
-    [of_members(), of_vaults(), of_holders(), of_pages()].concat()
+    versions().into_iter().flat_map(|(_, fixtures)| fixtures).collect()
+}
+
+fn of_pages_v2() -> Vec<Fixture> {
+    vec![("catalogue-leaf-2", to_envelope(&leaf_page_v2())), ("catalogue-contents", to_envelope(&content_page()))]
 }
