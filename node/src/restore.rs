@@ -1,6 +1,7 @@
 //! A restore, from a snapshot to files: the catalogue says what there should be, the target says what is missing, the holders give the
 //! chunks, and each file appears whole, under its name, once its last chunk was verified.
 
+mod existing;
 pub(crate) mod fetching;
 mod holes;
 mod notes;
@@ -15,9 +16,9 @@ use backmesh_control::{
 };
 use backmesh_format::catalogue::{Entry, Kind, split_key};
 use backmesh_format::index::ChunkRef;
-use backmesh_format::keys::ChunkIdKey;
 use backmesh_format::vault::Snapshot;
 use backmesh_source::{FileSink, RestoreError, RestoreOptions, RestoreWriter, Step};
+use existing::{chunks_here, has_length, verified_at};
 use fetching::{Fetched, Prefetch};
 use holes::Zeros;
 use notes::notes;
@@ -299,7 +300,10 @@ impl<'a> Work<'a> {
         let holes = self.zeros.within(&entry.holes, refs, self.library.fetcher.id_key());
         let is_hole = |at: usize| holes.get(at).copied().unwrap_or(false);
         let existing = (step == Step::Update).then(|| self.writer.existing(&key).ok().flatten()).flatten();
-        let here = existing.as_ref().map(|file| self.chunks_here(file, refs, &is_hole)).transpose()?.unwrap_or_default();
+        let here = match &existing {
+            Some(file) => chunks_here(file, refs, &holes, self.library.fetcher.id_key(), || self.go_on())?,
+            None => Vec::new(),
+        };
         let whole = existing.as_ref().is_some_and(|file| has_length(file, bytes)) && here.iter().all(|is| *is);
         // Opened again when its turn comes: thousands of small files wait for theirs.
         drop(existing);
@@ -319,23 +323,6 @@ impl<'a> Work<'a> {
             })?;
         }
         self.step(Op::End)
-    }
-
-    /// Which chunks the file that lies there already has at their places.
-    fn chunks_here(&self, file: &File, refs: &[ChunkRef], is_hole: &dyn Fn(usize) -> bool) -> Result<Vec<bool>, Failure> {
-        let id_key = self.library.fetcher.id_key();
-        let (mut buffer, mut offset) = (Vec::new(), 0);
-        let is_here = |(at, chunk): (usize, &ChunkRef)| {
-            self.go_on()?;
-            let start = offset;
-            offset += u64::from(chunk.bytes);
-            if is_hole(at) && backmesh_source::is_hole(file, start, chunk.bytes.into()) {
-                return Ok(true);
-            }
-            buffer.resize(chunk.bytes as usize, 0);
-            Ok(crate::os::read_exact_at(file, &mut buffer, start).is_ok() && id_key.id(&buffer) == chunk.id)
-        };
-        refs.iter().enumerate().map(is_here).collect()
     }
 
     fn apply(&mut self, key: &[u8], entry: &Entry) -> Result<Option<Step>, Failure> {
@@ -540,13 +527,6 @@ struct Portion {
     done: bool,
 }
 
-/// Bytes of a file, if they are the chunk.
-fn verified_at(file: &File, offset: u64, chunk: &ChunkRef, id_key: &ChunkIdKey) -> Option<Vec<u8>> {
-    let mut bytes = vec![0; chunk.bytes as usize];
-    crate::os::read_exact_at(file, &mut bytes, offset).ok()?;
-    (id_key.id(&bytes) == chunk.id).then_some(bytes)
-}
-
 /// What ends the restore where every further file would fail in the same way.
 fn target_full(error: &RestoreError) -> Option<Failure> {
     let failure =
@@ -554,10 +534,6 @@ fn target_full(error: &RestoreError) -> Option<Failure> {
     error
         .is_disk_full()
         .then(|| failure().with_hint("make room there and run it again: what is restored already is not fetched again"))
-}
-
-fn has_length(file: &File, bytes: u64) -> bool {
-    file.metadata().is_ok_and(|meta| meta.len() == bytes)
 }
 
 /// The path that a key names, for people.
@@ -572,22 +548,6 @@ pub(crate) fn shown(key: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_changed_under_the_restore_is_not_taken_for_the_chunk() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("file");
-        let id_key = ChunkIdKey::new([7; 32]);
-        std::fs::write(&path, b"first second").unwrap();
-        let file = File::open(&path).unwrap();
-        let chunk = ChunkRef { id: id_key.id(b"second"), bytes: 6 };
-        assert_eq!(verified_at(&file, 6, &chunk, &id_key).unwrap(), b"second");
-        assert!(verified_at(&file, 5, &chunk, &id_key).is_none());
-        std::fs::write(&path, b"first sEcond").unwrap();
-        assert!(verified_at(&file, 6, &chunk, &id_key).is_none());
-        std::fs::write(&path, b"first").unwrap();
-        assert!(verified_at(&file, 6, &chunk, &id_key).is_none());
-    }
 
     #[test]
     fn a_full_target_ends_the_restore() {
