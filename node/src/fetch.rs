@@ -12,12 +12,12 @@ pub(crate) use probe::Probe;
 pub use proof::Prover;
 
 use crate::lanes::{Dialect, Lanes};
-use backmesh_codec::{frame, seal};
+use backmesh_codec::{frame, history, seal};
 use backmesh_format::copyset::Copyset;
 use backmesh_format::index::{FramePlace, PackPlace, Place};
 use backmesh_format::keys::ChunkIdKey;
 use backmesh_format::stripe::Stripe;
-use backmesh_format::vault::{Head, HeadBody, WriterCert, check_signed_by_writer};
+use backmesh_format::vault::{Head, HeadBody, SealedSnapshots, Snapshot, WriterCert, check_signed_by_writer};
 use backmesh_format::{ChunkId, CopysetId, NodeId, PackId, SealingKey, Signed, VaultId};
 use backmesh_mesh::message::{READ_REPLY_FRAME_BYTES_MAX, ReadReply, ReadRequest};
 use backmesh_net::{Net, Protocol, peer_id_text};
@@ -71,6 +71,9 @@ pub enum FetchError {
         /// The generation of its writer.
         generation: u64,
     },
+    /// The key that opens the list of snapshots is not here.
+    #[error("snapshots are sealed to a key that is not here: another phrase, or a locked machine")]
+    LockedSnapshots,
     /// The head's body is not what was written.
     #[error("a head of the vault does not open: {what}")]
     DamagedHead {
@@ -143,7 +146,34 @@ impl Unsealing {
         let secret =
             head.keys.iter().find_map(|slot| secrets.iter().find(|(key, _)| *key == slot.recipient)).map(|(_, secret)| secret);
         let secret = secret.ok_or(FetchError::LockedHead { generation: head.writer.generation })?;
-        seal::open_head(head, secret).map_err(|error| FetchError::DamagedHead { what: error.to_string() })
+        let body = seal::open_head(head, secret).map_err(|error| FetchError::DamagedHead { what: error.to_string() })?;
+        drop(secrets);
+        Ok(self.open_body(&head.writer.vault, body))
+    }
+
+    /// Opens the snapshots that are sealed for themselves; those that do not open stay sealed.
+    pub fn open_body(&self, vault: &VaultId, mut body: HeadBody) -> HeadBody {
+        if let Ok(mut opened) = self.open_snapshots(vault, &body.sealed) {
+            opened.append(&mut body.snapshots);
+            (body.snapshots, body.sealed) = (opened, Vec::new());
+        }
+        body
+    }
+
+    /// Opens snapshots that are sealed for themselves.
+    ///
+    /// # Errors
+    /// Where no key that is here opens them, or they are damaged.
+    pub fn open_snapshots(&self, vault: &VaultId, sealed: &[SealedSnapshots]) -> Result<Vec<Snapshot>, FetchError> {
+        let secrets = self.secrets();
+        let mut snapshots = Vec::new();
+        for some in sealed {
+            let secret = some.keys.iter().find_map(|slot| secrets.iter().find(|(key, _)| *key == slot.recipient));
+            let (_, secret) = secret.ok_or(FetchError::LockedSnapshots)?;
+            let opened = history::open_snapshots(some, vault, secret);
+            snapshots.extend(opened.map_err(|error| FetchError::DamagedHead { what: error.to_string() })?);
+        }
+        Ok(snapshots)
     }
 
     fn secrets(&self) -> RwLockReadGuard<'_, Secrets> {

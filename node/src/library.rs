@@ -70,11 +70,14 @@ impl Library {
     /// # Errors
     /// Where a page of older ones cannot be read.
     pub fn snapshots(&mut self) -> Result<Vec<Snapshot>, FetchError> {
+        let (vault, unsealing) = (self.fetcher.vault(), self.fetcher.unsealing());
         let mut snapshots = Vec::new();
         for older in &self.body.older {
             let page: SnapshotPage = page_from_bytes(&self.pages.page(older)?)?;
+            snapshots.extend(unsealing.open_snapshots(&vault, &page.sealed)?);
             snapshots.extend(page.snapshots);
         }
+        snapshots.extend(unsealing.open_snapshots(&vault, &self.body.sealed)?);
         snapshots.extend(self.body.snapshots.iter().cloned());
         Ok(snapshots)
     }

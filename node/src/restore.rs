@@ -79,7 +79,9 @@ pub(crate) fn unreadable(error: &FetchError) -> Failure {
         FetchError::TooFewShards { .. } | FetchError::NoRecord { .. } | FetchError::NoCopyset(_) => {
             (ExitCode::TooFew, "when more of its holders are on, try again: nothing is lost as long as enough of them come back")
         }
-        FetchError::Locked(_) => (ExitCode::WrongKey, "backmesh key unlock --phrase-file FILE puts the key back"),
+        FetchError::Locked(_) | FetchError::LockedSnapshots => {
+            (ExitCode::WrongKey, "backmesh key unlock --phrase-file FILE puts the key back")
+        }
         _ => (ExitCode::Failed, "backmesh status tells what is known of the vault"),
     };
     Failure::new(code, error.to_string()).with_hint(hint)

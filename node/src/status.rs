@@ -5,6 +5,7 @@ use backmesh_control::{
     NodeStatus, PathText, PeerInfo, PeersResult, ShelfStatus, Standing, StatusResult, Time, VaultHealth, VaultStatus,
     WorkgroupStatus,
 };
+use backmesh_format::vault::HeadBody;
 use backmesh_net::peer_id_text;
 use backmesh_policy::{Health, Shape, StripeView, health, promise};
 use std::sync::Arc;
@@ -57,15 +58,21 @@ fn vault_status(node: &Node) -> VaultStatus {
     let paged_out: u64 = body.older.len() as u64 * (backmesh_format::vault::SNAPSHOTS_INLINE_MAX as u64 / 2);
     VaultStatus {
         id: node.vault.id.to_string(),
-        snapshots: body.snapshots.len() as u64 + paged_out,
+        snapshots: body.inline_count() as u64 + paged_out,
         bytes_stored: packs.iter().map(|pack| u64::from(pack.place.class.bytes())).sum(),
         health: vault_health(node, &packs),
         shards_pending: node.outbox.shards_pending(),
-        newest: body.snapshots.last().map(|snapshot| Time(snapshot.started_at)),
+        newest: newest(node, &body),
         protected: node.config().protect.iter().map(|path| PathText::new(crate::os::path_bytes(path))).collect(),
         generation: node.vault.writer.certificate.generation,
         locked: node.vault.unsealing.is_empty(),
     }
+}
+
+/// When the newest snapshot was begun; of one that is sealed, when its head was written.
+fn newest(node: &Node, body: &HeadBody) -> Option<Time> {
+    let written_at = || node.vault.head().filter(|_| body.inline_count() > 0).map(|head| Time(head.written_at));
+    body.snapshots.last().map(|snapshot| Time(snapshot.started_at)).or_else(written_at)
 }
 
 /// The worst of all stripes. A holder that has left the workgroup has lost its shards; one that is not connected was heard of when it

@@ -2,12 +2,13 @@
 
 use crate::fetch::{Prover, Unsealing};
 use crate::state::{State, StateError};
+use backmesh_codec::history;
 use backmesh_codec::seal::{self, SealHeadError};
-use backmesh_format::index::{ChunkRef, SegmentRef};
+use backmesh_format::index::SegmentRef;
 use backmesh_format::keys::{ChunkIdKey, KeyPair};
 use backmesh_format::record::{from_envelope, to_envelope};
 use backmesh_format::stripe::Purpose;
-use backmesh_format::vault::{Head, HeadBody, Snapshot, WriterCert};
+use backmesh_format::vault::{Head, HeadBody, SNAPSHOTS_INLINE_MAX, WriterCert};
 use backmesh_format::{DecodeError, Signed, VaultId, Wire, wire_struct};
 use backmesh_store::{Change, Records, RecordsError, Table};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -102,12 +103,12 @@ impl Vault {
         let writer = Arc::new(Writer { key: state.writer_key()?, certificate });
         let unsealing = Unsealing::new(secrets(state)?);
         let read = |key: &[u8]| records.get(Table::Vault, key);
+        let id = writer.certificate.vault;
         let newest = Newest {
             head: read(HEAD)?.map(|bytes| Signed::from_wire(&bytes)).transpose()?,
-            body: read(BODY)?.map(|bytes| from_envelope(&bytes)).transpose()?.unwrap_or_default(),
+            body: unsealing.open_body(&id, stored_body(&records)?),
             listed: read(LISTED)?.map(|bytes| Vec::from_wire(&bytes)).transpose()?.unwrap_or_default(),
         };
-        let id = writer.certificate.vault;
         Ok(Self { id, id_key: state.chunk_id_key()?, unsealing, writer, records, newest: Mutex::new(newest) })
     }
 
@@ -116,7 +117,9 @@ impl Vault {
     /// # Errors
     /// Where what is remembered cannot be read again.
     pub fn lock(&self) -> Result<(), VaultError> {
+        let mut newest = self.newest();
         self.unsealing.set([]);
+        newest.body = stored_body(&self.records)?;
         Ok(())
     }
 
@@ -125,7 +128,9 @@ impl Vault {
     /// # Errors
     /// Where they cannot be read.
     pub fn unlock(&self, state: &State) -> Result<(), VaultError> {
+        let mut newest = self.newest();
         self.unsealing.set(secrets(state)?);
+        newest.body = self.unsealing.open_body(&self.id, std::mem::take(&mut newest.body));
         Ok(())
     }
 
@@ -147,11 +152,6 @@ impl Vault {
         body
     }
 
-    /// The snapshots that the newest head itself names, oldest first.
-    pub fn snapshots(&self) -> Vec<Snapshot> {
-        self.newest().body.snapshots.clone()
-    }
-
     /// The segments of one kind, oldest first.
     pub fn segments(&self, purpose: Purpose) -> Vec<Listed> {
         self.newest().listed.iter().filter(|segment| segment.reference.purpose == purpose).cloned().collect()
@@ -164,11 +164,10 @@ impl Vault {
         newest.listed.extend(segments);
     }
 
-    /// Replaces the snapshots, some of which have moved to pages of their own.
-    pub fn set_snapshots(&self, snapshots: Vec<Snapshot>, older: Vec<ChunkRef>) {
+    /// Replaces what names snapshots, some of which have moved to pages of their own.
+    pub fn set_snapshots(&self, body: HeadBody) {
         let mut newest = self.newest();
-        newest.body.snapshots = snapshots;
-        newest.body.older = older;
+        (newest.body.sealed, newest.body.snapshots, newest.body.older) = (body.sealed, body.snapshots, body.older);
     }
 
     /// Signs the head that follows the newest. Its number is remembered first: a holder that has a head refuses another with the same
@@ -204,27 +203,39 @@ impl Vault {
         Ok(run)
     }
 
-    /// Remembers a head that enough holders have.
+    /// Remembers a head that enough holders have. On the disk its snapshots are sealed, so that a machine whose key is locked away does
+    /// not tell of them; in memory too, once it is.
     ///
     /// # Errors
-    /// Where it cannot be written.
-    pub fn accept_head(&self, head: &Signed<Head>, body: HeadBody) -> Result<(), RecordsError> {
+    /// Where they cannot be sealed, or nothing can be written.
+    pub fn accept_head(&self, head: &Signed<Head>, body: HeadBody) -> Result<(), SignHeadError> {
+        let stored = self.sealed(&body)?;
         let mut newest = self.newest();
         self.records.apply(&[
             Change::Put(Table::Vault, HEAD.to_vec(), head.to_wire()),
-            Change::Put(Table::Vault, BODY.to_vec(), to_envelope(&body)),
+            Change::Put(Table::Vault, BODY.to_vec(), to_envelope(&stored)),
             Change::Put(Table::Vault, LISTED.to_vec(), newest.listed.to_wire()),
         ])?;
         newest.head = Some(head.clone());
-        newest.body = body;
+        newest.body = if self.unsealing.is_empty() { stored } else { body };
         Ok(())
+    }
+
+    /// The body with all snapshots sealed: parts of which pages of older ones can be made, and the newest apart.
+    fn sealed(&self, body: &HeadBody) -> Result<HeadBody, SignHeadError> {
+        let recipients = [self.writer.certificate.sealing];
+        let mut sealed = body.sealed.clone();
+        for some in body.snapshots.chunks(SNAPSHOTS_INLINE_MAX / 2) {
+            sealed.push(history::seal_snapshots(some, &self.id, &recipients, &mut rand::rng())?);
+        }
+        Ok(HeadBody { sealed, snapshots: Vec::new(), ..body.clone() })
     }
 
     /// Goes on from the head of the machine before: its snapshots and segments stay, nothing of it is in the local index.
     ///
     /// # Errors
     /// Where it cannot be written.
-    pub fn adopt_head(&self, head: &Signed<Head>, body: HeadBody) -> Result<(), RecordsError> {
+    pub fn adopt_head(&self, head: &Signed<Head>, body: HeadBody) -> Result<(), SignHeadError> {
         let listed = |reference: &SegmentRef| Listed { reference: reference.clone(), first_pack: 0, end_pack: 0, local: false };
         self.newest().listed = body.segments.iter().map(listed).collect();
         self.accept_head(head, body)
@@ -233,6 +244,10 @@ impl Vault {
     fn newest(&self) -> MutexGuard<'_, Newest> {
         self.newest.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn stored_body(records: &Records) -> Result<HeadBody, VaultError> {
+    Ok(records.get(Table::Vault, BODY)?.map(|bytes| from_envelope(&bytes)).transpose()?.unwrap_or_default())
 }
 
 /// The keys that open it; none where they were locked away.

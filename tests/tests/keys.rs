@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
 
-use backmesh_tests::tree::{assert_identical, make_tree};
+use backmesh_tests::tree::{assert_identical, files_below, make_tree};
 use backmesh_tests::{Group, Node, text};
 use std::fs;
 use std::path::Path;
@@ -106,4 +106,46 @@ fn a_key_is_locked_away_and_back_without_an_agent() {
     assert_eq!(fs::read_to_string(unsealing_key(&node)).unwrap(), before);
     assert_eq!(node.run(&["--json", "key", "unlock", "--phrase-file", text(&phrase)]).expect(0).result()["changed"], false);
     node.run(&["key", "unlock"]).expect(2);
+}
+
+/// Made-up names and contents, of files that are gone: nothing in the state folder tells of them once the key is locked away.
+#[test]
+fn the_disk_of_a_locked_machine_tells_nothing_of_what_was() {
+    let group = Group::start(4).unwrap();
+    let owner = &group.nodes[0];
+    let stays = tempfile::tempdir().unwrap();
+    make_tree(stays.path(), 3, 300 << 10).unwrap();
+    let home = tempfile::tempdir().unwrap();
+    let goes = home.path().join("canaryroot-quokka");
+    let inside = goes.join("canaryfolder-wombat");
+    fs::create_dir_all(&inside).unwrap();
+    fs::write(inside.join("canaryname-numbat"), "canarytext-bilby ".repeat(40)).unwrap();
+    std::os::unix::fs::symlink("canarylink-dunnart", inside.join("canaryname-link")).unwrap();
+    rustix::fs::setxattr(
+        inside.join("canaryname-numbat"),
+        "user.canaryattr-possum",
+        b"canaryvalue-potoroo",
+        rustix::fs::XattrFlags::empty(),
+    )
+    .ok();
+    owner.protect(stays.path());
+    owner.protect(&goes);
+    // Old enough that the cache takes them, and often enough that the head names several snapshots.
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    owner.back_up();
+    assert_eq!(owner.back_up()["bytes_read"], 0);
+    owner.run(&["ls", "latest", "--recursive"]).expect(0);
+    fs::remove_dir_all(&goes).unwrap();
+    owner.run(&["unprotect", text(&goes)]).expect(0);
+    owner.run(&["key", "lock"]).expect(0);
+    owner.back_up();
+
+    for file in files_below(&owner.state) {
+        let bytes = fs::read(&file).unwrap_or_default();
+        for canary in ["quokka", "wombat", "numbat", "bilby", "dunnart", "possum", "potoroo"] {
+            let found = bytes.windows(canary.len()).any(|window| window == canary.as_bytes());
+            assert!(!found, "{canary} in {}", file.display());
+        }
+    }
+    assert!(!owner.log().contains("canary"));
 }

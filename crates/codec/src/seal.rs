@@ -339,7 +339,7 @@ mod tests {
             rng.fill_bytes(&mut id);
             ChunkRef { id: ChunkId(id), bytes: 9 }
         });
-        HeadBody { snapshots: Vec::new(), older: older.collect(), segments: Vec::new(), domains: Vec::new() }
+        HeadBody { older: older.collect(), ..HeadBody::default() }
     }
 
     fn head(secret: &VaultSecret, body: &HeadBody, sequence: u64) -> Head {

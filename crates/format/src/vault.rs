@@ -6,7 +6,7 @@ use crate::index::{ChunkRef, SegmentRef};
 use crate::keys::ChunkIdKey;
 use crate::record::{Record, Signed, to_envelope};
 use crate::stripe::KeySlot;
-use crate::wire::Bytes;
+use crate::wire::{Bytes, DecodeError, Reader, Wire, Writer};
 use crate::{UnixMillis, record, wire_enum, wire_struct};
 
 record! {
@@ -81,30 +81,126 @@ record! {
     }
 }
 
-record! {
-    /// What only the vault's own keys can read of a head.
-    #[derive(Default)]
-    b"BMhb" "head body"
-    pub struct HeadBody {
-        /// The newest snapshots of the seat, oldest first, at most [`SNAPSHOTS_INLINE_MAX`].
-        pub snapshots: Vec<Snapshot>,
-        /// Older ones: chunks that each hold a [`SnapshotPage`], in the same order.
-        pub older: Vec<ChunkRef>,
-        /// Where the chunks lie.
-        pub segments: Vec<SegmentRef>,
-        /// The dedup domains whose chunks the segments name, beside the vault's own, which is number 0 and not listed.
-        pub domains: Vec<DedupDomain>,
+/// What only the vault's own keys can read of a head.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HeadBody {
+    /// Snapshots that were sealed each for themselves, because the machine could not open the head before: older than `snapshots`,
+    /// oldest first.
+    pub sealed: Vec<SealedSnapshots>,
+    /// The newest snapshots of the seat, oldest first; with those that are sealed at most [`SNAPSHOTS_INLINE_MAX`].
+    pub snapshots: Vec<Snapshot>,
+    /// Older ones: chunks that each hold a [`SnapshotPage`], in the same order.
+    pub older: Vec<ChunkRef>,
+    /// Where the chunks lie.
+    pub segments: Vec<SegmentRef>,
+    /// The dedup domains whose chunks the segments name, beside the vault's own, which is number 0 and not listed.
+    pub domains: Vec<DedupDomain>,
+}
+
+impl HeadBody {
+    /// How many snapshots it names itself.
+    pub fn inline_count(&self) -> usize {
+        self.snapshots.len() + self.sealed.iter().map(|some| some.count as usize).sum::<usize>()
     }
 }
 
-record! {
-    /// Snapshots that a head no longer names itself, oldest first: the content of a chunk.
-    #[derive(Default)]
-    b"BMsp" "page of snapshots"
-    pub struct SnapshotPage {
-        /// The snapshots.
-        pub snapshots: Vec<Snapshot>,
+impl Wire for HeadBody {
+    fn put(&self, w: &mut Writer) {
+        self.snapshots.put(w);
+        self.older.put(w);
+        self.segments.put(w);
+        self.domains.put(w);
+        put_sealed(&self.sealed, w);
     }
+    fn take(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let (snapshots, older, segments, domains) = (Wire::take(r)?, Wire::take(r)?, Wire::take(r)?, Wire::take(r)?);
+        Ok(Self { snapshots, older, segments, domains, sealed: take_sealed(r)? })
+    }
+}
+
+impl Record for HeadBody {
+    const MAGIC: [u8; 4] = *b"BMhb";
+    const VERSION: u16 = 2;
+    const NAME: &'static str = "head body";
+
+    fn version(&self) -> u16 {
+        version_with(&self.sealed)
+    }
+    fn take_version(version: u16, r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Self::take(r).and_then(|body| fits(version, &body.sealed).map(|()| body))
+    }
+}
+
+/// Snapshots that a head no longer names itself, oldest first: the content of a chunk.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SnapshotPage {
+    /// The older ones, where they were sealed each for themselves.
+    pub sealed: Vec<SealedSnapshots>,
+    /// The snapshots.
+    pub snapshots: Vec<Snapshot>,
+}
+
+impl Wire for SnapshotPage {
+    fn put(&self, w: &mut Writer) {
+        self.snapshots.put(w);
+        put_sealed(&self.sealed, w);
+    }
+    fn take(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { snapshots: Wire::take(r)?, sealed: take_sealed(r)? })
+    }
+}
+
+impl Record for SnapshotPage {
+    const MAGIC: [u8; 4] = *b"BMsp";
+    const VERSION: u16 = 2;
+    const NAME: &'static str = "page of snapshots";
+
+    fn version(&self) -> u16 {
+        version_with(&self.sealed)
+    }
+    fn take_version(version: u16, r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Self::take(r).and_then(|page| fits(version, &page.sealed).map(|()| page))
+    }
+}
+
+wire_struct! {
+    /// Some snapshots under a key of their own, which is sealed to the vault.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct SealedSnapshots {
+        /// How many.
+        pub count: u32,
+        /// The key, for each who may open it.
+        pub keys: Vec<KeySlot>,
+        /// A [`SnapshotPage`] of version 1 in its envelope, after its length (varint), padded with zeros, sealed as one frame of a pack
+        /// is; the associated data names the vault.
+        pub sealed: Bytes,
+    }
+}
+
+impl SealedSnapshots {
+    /// What names them to the cipher.
+    pub fn associated_data(vault: &VaultId) -> Vec<u8> {
+        [&b"backmesh snapshots 1\0"[..], &vault.0].concat()
+    }
+}
+
+/// Version 2 has sealed snapshots at its end, version 1 none: what has none keeps the bytes that it always had.
+fn version_with(sealed: &[SealedSnapshots]) -> u16 {
+    if sealed.is_empty() { 1 } else { 2 }
+}
+
+fn put_sealed(sealed: &Vec<SealedSnapshots>, w: &mut Writer) {
+    if !sealed.is_empty() {
+        sealed.put(w);
+    }
+}
+
+fn take_sealed(r: &mut Reader<'_>) -> Result<Vec<SealedSnapshots>, DecodeError> {
+    if r.remaining() == 0 { Ok(Vec::new()) } else { Wire::take(r) }
+}
+
+fn fits(version: u16, sealed: &[SealedSnapshots]) -> Result<(), DecodeError> {
+    if version == version_with(sealed) { Ok(()) } else { Err(DecodeError::Invalid("a list of sealed snapshots")) }
 }
 
 wire_struct! {
@@ -182,7 +278,7 @@ impl Head {
 ///
 /// # Errors
 /// `Signature` where it did not.
-pub fn check_writer(writer: &Signed<WriterCert>) -> Result<&WriterCert, crate::DecodeError> {
+pub fn check_writer(writer: &Signed<WriterCert>) -> Result<&WriterCert, DecodeError> {
     writer.require(&PublicKey(writer.vault.0))
 }
 
@@ -190,6 +286,6 @@ pub fn check_writer(writer: &Signed<WriterCert>) -> Result<&WriterCert, crate::D
 ///
 /// # Errors
 /// `Signature` where either did not.
-pub fn check_signed_by_writer<T: Record>(record: &Signed<T>, writer: &Signed<WriterCert>) -> Result<(), crate::DecodeError> {
+pub fn check_signed_by_writer<T: Record>(record: &Signed<T>, writer: &Signed<WriterCert>) -> Result<(), DecodeError> {
     record.require(&check_writer(writer)?.writer).map(|_| ())
 }

@@ -10,7 +10,7 @@ use backmesh_codec::segment::{SegmentError, SegmentWriter, plan_merge};
 use backmesh_format::index::{ChunkRef, PackPlace, Place, SegmentRef, page_bytes};
 use backmesh_format::keys::ChunkIdKey;
 use backmesh_format::stripe::Purpose;
-use backmesh_format::vault::{Head, SNAPSHOTS_INLINE_MAX, Snapshot, SnapshotPage};
+use backmesh_format::vault::{Head, HeadBody, SNAPSHOTS_INLINE_MAX, Snapshot, SnapshotPage};
 use backmesh_format::{ChunkId, NodeId, Signed};
 use backmesh_mesh::message::{StoreReply, StoreRequest};
 use futures::StreamExt;
@@ -81,25 +81,39 @@ fn segment_failed(error: SegmentError<BackupError>) -> BackupError {
 /// Moves the older half of the snapshots out of the head into a page of their own, once it names as many as it may.
 pub(crate) fn page_out_snapshots(node: &Node, packing: &Packing) -> Result<Option<PagedOut>, BackupError> {
     let mut body = node.vault.body();
-    if body.snapshots.len() < SNAPSHOTS_INLINE_MAX {
+    if body.inline_count() < SNAPSHOTS_INLINE_MAX {
         return Ok(None);
     }
-    let newer = body.snapshots.split_off(SNAPSHOTS_INLINE_MAX / 2);
+    let page = oldest(&mut body, SNAPSHOTS_INLINE_MAX / 2);
     let mut pages = Pages::new(packing)?;
-    body.older.push(pages.put(&page_bytes(&SnapshotPage { snapshots: body.snapshots }))?);
+    body.older.push(pages.put(&page_bytes(&page))?);
     pages.place()?;
-    Ok(Some(PagedOut { newer, older: body.older }))
+    Ok(Some(PagedOut { body }))
+}
+
+/// Takes the oldest snapshots out of a body, `count` where none of them is sealed together with later ones, else fewer.
+fn oldest(body: &mut HeadBody, count: usize) -> SnapshotPage {
+    let (mut page, mut left) = (SnapshotPage::default(), count);
+    while body.sealed.first().is_some_and(|some| some.count as usize <= left) {
+        let some = body.sealed.remove(0);
+        left -= some.count as usize;
+        page.sealed.push(some);
+    }
+    if body.sealed.is_empty() {
+        let newer = body.snapshots.split_off(left.min(body.snapshots.len()));
+        page.snapshots = std::mem::replace(&mut body.snapshots, newer);
+    }
+    page
 }
 
 /// What a head names after a page of older snapshots was written; to be taken over once that page is durable.
 pub(crate) struct PagedOut {
-    newer: Vec<Snapshot>,
-    older: Vec<ChunkRef>,
+    body: HeadBody,
 }
 
 impl PagedOut {
     pub(crate) fn accept(self, node: &Node) {
-        node.vault.set_snapshots(self.newer, self.older);
+        node.vault.set_snapshots(self.body);
     }
 }
 
@@ -185,5 +199,48 @@ pub(crate) async fn send_head(node: &Node, holder: NodeId, head: &Signed<Head>) 
             Given::Refused(text)
         }
         Err(_) => Given::Unreachable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use backmesh_format::vault::{SealedSnapshots, System};
+    use backmesh_format::wire::Bytes;
+
+    fn snapshot(number: u64) -> Snapshot {
+        Snapshot {
+            started_at: number,
+            finished_at: number,
+            seat: 0,
+            host: String::new(),
+            system: System::Unix,
+            roots: Vec::new(),
+            catalogue: None,
+            files: 0,
+            entries: 0,
+            bytes: 0,
+            bytes_added: 0,
+            problems: 0,
+            tags: Vec::new(),
+        }
+    }
+
+    /// However often the key came and went, a page of older snapshots holds as many as were to be moved.
+    #[test]
+    fn pages_of_older_snapshots_are_filled_whether_they_are_sealed_or_not() {
+        let sealed = |count| SealedSnapshots { count, keys: Vec::new(), sealed: Bytes(Vec::new()) };
+        let singles = |count: usize| vec![sealed(1); count];
+        for (sealed, snapshots) in
+            [(vec![], 128), (vec![sealed(64), sealed(36)], 28), ([vec![sealed(36)], singles(92)].concat(), 0), (singles(20), 108)]
+        {
+            let snapshots: Vec<Snapshot> = (0..snapshots).map(snapshot).collect();
+            let mut body = HeadBody { sealed, snapshots: snapshots.clone(), ..HeadBody::default() };
+            assert_eq!(body.inline_count(), 128);
+            let page = oldest(&mut body, 64);
+            let moved = page.sealed.iter().map(|some| some.count as usize).sum::<usize>() + page.snapshots.len();
+            assert_eq!((moved, body.inline_count()), (64, 64));
+            assert!([page.snapshots, body.snapshots].concat() == snapshots, "in their order");
+        }
     }
 }

@@ -47,7 +47,8 @@ fn of_vault(node: &Node, library: Option<Library>, report: &Report) -> Result<St
         Some(mut library) => (library.snapshots().map_err(|error| unreadable(&error))?, 0),
         None => {
             let body = node.vault.body();
-            let unread = body.older.len() as u64 * (SNAPSHOTS_INLINE_MAX as u64 / 2);
+            let sealed = body.inline_count() - body.snapshots.len();
+            let unread = body.older.len() as u64 * (SNAPSHOTS_INLINE_MAX as u64 / 2) + sealed as u64;
             (body.snapshots, unread)
         }
     };

@@ -12,7 +12,9 @@ use backmesh_format::membership::{Admission, Certificate, Invitation, MemberStat
 use backmesh_format::pack::SizeClass;
 use backmesh_format::stripe::{KeySlot, Purpose, Stripe};
 use backmesh_format::token::Token;
-use backmesh_format::vault::{DedupDomain, Head, HeadBody, ReaderCert, Snapshot, SnapshotPage, System, VaultPointer, WriterCert};
+use backmesh_format::vault::{
+    DedupDomain, Head, HeadBody, ReaderCert, SealedSnapshots, Snapshot, SnapshotPage, System, VaultPointer, WriterCert,
+};
 use backmesh_format::{
     Bytes, ChunkId, CopysetId, MachineId, NodeId, PackId, PublicKey, RecordHash, SealingKey, Signed, TreeRoot, VaultId,
     WorkgroupId, limits,
@@ -209,6 +211,7 @@ impl Dice {
 
     pub fn head_body(&mut self) -> HeadBody {
         HeadBody {
+            sealed: self.list(3, Self::sealed_snapshots),
             snapshots: self.list(3, Self::snapshot),
             older: self.list(3, Self::chunk),
             segments: self.list(3, |dice| SegmentRef {
@@ -223,7 +226,11 @@ impl Dice {
     }
 
     pub fn snapshot_page(&mut self) -> SnapshotPage {
-        SnapshotPage { snapshots: self.list(4, Self::snapshot) }
+        SnapshotPage { sealed: self.list(3, Self::sealed_snapshots), snapshots: self.list(4, Self::snapshot) }
+    }
+
+    pub fn sealed_snapshots(&mut self) -> SealedSnapshots {
+        SealedSnapshots { count: self.number() as u32, keys: self.list(2, Self::key_slot), sealed: Bytes(self.bytes(40)) }
     }
 
     pub fn snapshot(&mut self) -> Snapshot {

@@ -12,7 +12,9 @@ use backmesh_format::pack::SizeClass;
 use backmesh_format::record::to_envelope;
 use backmesh_format::stripe::{KeySlot, Purpose, Stripe, shard_bytes};
 use backmesh_format::token::Token;
-use backmesh_format::vault::{DedupDomain, Head, HeadBody, ReaderCert, Snapshot, SnapshotPage, System, VaultPointer, WriterCert};
+use backmesh_format::vault::{
+    DedupDomain, Head, HeadBody, ReaderCert, SealedSnapshots, Snapshot, SnapshotPage, System, VaultPointer, WriterCert,
+};
 use backmesh_format::{
     Bytes, ChunkId, CopysetId, MachineId, NodeId, PackId, Record, SealingKey, Signed, TreeRoot, VaultId, Wire, WorkgroupId,
 };
@@ -161,6 +163,7 @@ pub fn snapshot() -> Snapshot {
 
 pub fn head_body() -> HeadBody {
     HeadBody {
+        sealed: Vec::new(),
         snapshots: vec![snapshot()],
         older: vec![chunk(41)],
         segments: vec![SegmentRef {
@@ -370,7 +373,10 @@ fn of_vaults() -> Vec<Fixture> {
         signed("head", head(), &[&writer_key()]),
         page("head-body", &head_body()),
         page("snapshot", &snapshot()),
-        page("snapshot-page", &SnapshotPage { snapshots: vec![snapshot(), Snapshot { catalogue: None, ..snapshot() }] }),
+        page(
+            "snapshot-page",
+            &SnapshotPage { sealed: Vec::new(), snapshots: vec![snapshot(), Snapshot { catalogue: None, ..snapshot() }] },
+        ),
         signed("stripe", stripe(), &[&writer_key()]),
     ]
 }
@@ -417,12 +423,25 @@ fn of_pages() -> Vec<Fixture> {
     ]
 }
 
-/// Every record, as its fixture holds it.
-/// What version 1 of the records is, and what later versions added: the folder of each, and its fixtures.
-pub fn versions() -> Vec<(&'static str, Vec<Fixture>)> {
-    vec![("v1", [of_members(), of_vaults(), of_holders(), of_pages()].concat()), ("v2", of_pages_v2())]
+pub fn sealed_snapshots(number: u8) -> SealedSnapshots {
+    SealedSnapshots { count: u32::from(number), keys: vec![key_slot(number)], sealed: Bytes(vec![number; 256]) }
 }
 
+fn of_vaults_v2() -> Vec<Fixture> {
+    let sealed = vec![sealed_snapshots(64), sealed_snapshots(1)];
+    vec![
+        page("head-body-2", &HeadBody { sealed: sealed.clone(), ..head_body() }),
+        page("snapshot-page-2", &SnapshotPage { sealed, snapshots: vec![snapshot()] }),
+    ]
+}
+
+/// What version 1 of the records is, and what later versions added: the folder of each, and its fixtures.
+pub fn versions() -> Vec<(&'static str, Vec<Fixture>)> {
+    let v1 = [of_members(), of_vaults(), of_holders(), of_pages()].concat();
+    vec![("v1", v1), ("v2", [of_pages_v2(), of_vaults_v2()].concat())]
+}
+
+/// Every record, as its fixture holds it.
 pub fn all() -> Vec<Fixture> {
     versions().into_iter().flat_map(|(_, fixtures)| fixtures).collect()
 }
