@@ -7,6 +7,7 @@
 mod commit;
 mod packing;
 mod scan;
+mod totals;
 
 pub(crate) use commit::{Given, send_head};
 
@@ -31,6 +32,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 use thiserror::Error;
+use totals::Totals;
 
 /// Frames that wait for a packing thread, about 1 MiB each.
 const FRAMES_WAITING: usize = 4;
@@ -262,7 +264,8 @@ fn scan(
     let (before, cache) = node.stat_cache()?;
     let sent_before = node.outgoing.bytes_sent();
     let bytes_sent = || node.outgoing.bytes_sent() - sent_before;
-    Scan::new(report, data, pages, before, cache, &bytes_sent).run(roots, vec![node.state.clone()])
+    let totals = Totals::of(&node.vault.body().snapshots, roots);
+    Scan::new(report, data, pages, before, cache, &bytes_sent, totals).run(roots, vec![node.state.clone()])
 }
 
 /// First the page of older snapshots, if one is due, then the index, which has to name that page.

@@ -52,6 +52,9 @@ pub struct Cli {
     /// Write JSON, one object a line: progress, problem, result or error
     #[arg(long, global = true)]
     json: bool,
+    /// Say nothing but what was asked for, problems and errors: no progress, no advice, no summary of what went well
+    #[arg(long, short, global = true)]
+    quiet: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -96,7 +99,7 @@ pub fn main() -> std::process::ExitCode {
         Ok(cli) => cli,
         Err(error) => return unusable(&error).into(),
     };
-    let mut output = Output::new(cli.json);
+    let mut output = Output::quiet_or_not(cli.json, cli.quiet);
     let code = match start(cli, output.clone()) {
         Ok(code) => code,
         Err(error) => {

@@ -36,6 +36,8 @@ pub struct DemoOptions {
     pub keep: Option<PathBuf>,
     /// JSON lines instead of text; see [`Output`].
     pub json: bool,
+    /// No progress and no story.
+    pub quiet: bool,
 }
 
 /// How long the nodes may take to meet.
@@ -62,7 +64,7 @@ pub fn run(options: DemoOptions) -> anyhow::Result<ExitCode> {
     let stage = Stage::create(options.keep.as_deref())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        let mut output = Output::new(options.json);
+        let mut output = Output::quiet_or_not(options.json, options.quiet);
         tokio::select! {
             ended = play(&options, &folder, stage.path(), &mut output) => ended,
             // Whatever ends the play drops it, which kills the nodes; the stage is removed with them.

@@ -17,6 +17,7 @@ pub mod members;
 pub mod node;
 pub mod os;
 pub mod outbox;
+mod pace;
 pub mod recover;
 pub mod report;
 pub mod restore;

@@ -1,8 +1,10 @@
 //! What a running piece of work tells the person who asked for it, and how it learns that nobody waits for it any more.
 
+use crate::pace::Pace;
 use backmesh_control::{Event, Problem, Progress};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 use tokio::sync::mpsc;
 
 /// Events that wait for a slow reader. Progress beyond is dropped, all else waits.
@@ -13,6 +15,8 @@ const EVENTS_WAITING: usize = 256;
 pub struct Report {
     events: mpsc::Sender<Event>,
     problems: Arc<AtomicU64>,
+    pace: Arc<Mutex<Pace>>,
+    began: Instant,
     stopped: Arc<AtomicBool>,
     ending: Ending,
 }
@@ -42,11 +46,25 @@ impl Report {
     /// A report of work that also stops when the process ends, and the events that come out of it.
     pub fn until(ending: Ending) -> (Self, mpsc::Receiver<Event>) {
         let (events, receiver) = mpsc::channel(EVENTS_WAITING);
-        (Self { events, problems: Arc::default(), stopped: Arc::default(), ending }, receiver)
+        (
+            Self {
+                events,
+                problems: Arc::default(),
+                pace: Arc::default(),
+                began: Instant::now(),
+                stopped: Arc::default(),
+                ending,
+            },
+            receiver,
+        )
     }
 
-    /// Tells how far the work is, unless the reader is behind.
-    pub fn progress(&self, progress: Progress) {
+    /// Tells how far the work is, with its rate and the time that is left, unless the reader is behind.
+    pub fn progress(&self, mut progress: Progress) {
+        // A few words in between say nothing of how far it is.
+        if progress.message.is_none() || progress.bytes > 0 {
+            self.pace.lock().unwrap_or_else(PoisonError::into_inner).note(self.began.elapsed(), &mut progress);
+        }
         self.events.try_send(Event::Progress(progress)).ok();
     }
 

@@ -65,6 +65,18 @@ pub fn display_size(bytes: u64) -> String {
     format!("{value:.places$} {}", units[step])
 }
 
+/// A time for people, of two units at most: `12 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`.
+pub fn display_seconds(seconds: u64) -> String {
+    let (large, small) = match seconds {
+        0..60 => return format!("{seconds} s"),
+        60..3600 => ((seconds / 60, "min"), (seconds % 60, "s")),
+        3600..86_400 => ((seconds / 3600, "h"), (seconds / 60 % 60, "min")),
+        _ => ((seconds / 86_400, "d"), (seconds / 3600 % 24, "h")),
+    };
+    let both = format!("{} {}", large.0, large.1);
+    if small.0 == 0 { both } else { format!("{both} {} {}", small.0, small.1) }
+}
+
 /// A size that [`parse_size`] reads back exactly, in the largest unit that fits.
 pub fn exact_size(bytes: u64) -> String {
     let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
@@ -101,6 +113,17 @@ mod tests {
         check(10 << 20, "10.0 MiB");
         check(200 << 30, "200 GiB");
         check(u64::MAX, "16.0 EiB");
+    }
+
+    #[test]
+    fn times_as_people_read_them() {
+        let check = |seconds, text: &str| assert_eq!(display_seconds(seconds), text);
+        check(0, "0 s");
+        check(59, "59 s");
+        check(60, "1 min");
+        check(200, "3 min 20 s");
+        check(7500, "2 h 5 min");
+        check(86_400 * 3 + 4 * 3600 + 59, "3 d 4 h");
     }
 
     #[test]

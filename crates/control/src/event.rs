@@ -119,18 +119,30 @@ pub struct Progress {
     /// Files done.
     #[serde(default)]
     pub files: u64,
+    /// The same number, under the name that goes with `files_total`.
+    #[serde(default)]
+    pub files_done: u64,
     /// Files to do, where that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files_total: Option<u64>,
     /// Bytes done: of files while storing and fetching, of shards while delivering.
     #[serde(default)]
     pub bytes: u64,
+    /// The same number, under the name that goes with `bytes_total`.
+    #[serde(default)]
+    pub bytes_done: u64,
     /// Bytes to do, where that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes_total: Option<u64>,
     /// Bytes sent to other members.
     #[serde(default)]
     pub bytes_sent: u64,
+    /// Bytes a second, of late.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<u64>,
+    /// How many seconds the rest may take, where that can be foretold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds_left: Option<u64>,
     /// A few words for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
@@ -139,7 +151,19 @@ pub struct Progress {
 impl Progress {
     /// The beginning of a phase.
     pub fn new(phase: Phase) -> Self {
-        Self { phase, files: 0, files_total: None, bytes: 0, bytes_total: None, bytes_sent: 0, message: None }
+        Self {
+            phase,
+            files: 0,
+            files_done: 0,
+            files_total: None,
+            bytes: 0,
+            bytes_done: 0,
+            bytes_total: None,
+            bytes_sent: 0,
+            rate: None,
+            seconds_left: None,
+            message: None,
+        }
     }
 
     /// The same with a few words for people.

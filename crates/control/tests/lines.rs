@@ -84,7 +84,8 @@ fn problems_errors_and_progress() {
     assert_eq!(progress.end(), None);
     assert_eq!(
         json_of(&progress),
-        json!({"type": "progress", "phase": "storing", "files": 0, "bytes": 0, "bytes_sent": 0, "message": "sealing"})
+        json!({"type": "progress", "phase": "storing", "files": 0, "files_done": 0, "bytes": 0, "bytes_done": 0, "bytes_sent": 0,
+            "message": "sealing"})
     );
 }
 

@@ -3,6 +3,7 @@
 
 use super::BackupError;
 use super::packing::{Frames, Packing};
+use super::totals::Totals;
 use crate::outbox::{Outbox, OutboxError};
 use crate::report::Report;
 use backmesh_codec::buffer::Buffers;
@@ -150,6 +151,9 @@ pub(crate) struct Scan<'a> {
     flawed: bool,
     found: Scanned,
     bytes_sent: &'a dyn Fn() -> u64,
+    totals: Totals,
+    /// Bytes read of the file at hand.
+    reading: u64,
     told: Instant,
 }
 
@@ -161,6 +165,7 @@ impl<'a> Scan<'a> {
         before: StatCacheReader,
         cache: StatCacheWriter,
         bytes_sent: &'a dyn Fn() -> u64,
+        totals: Totals,
     ) -> Self {
         let chunker = Chunker::new(Current::NONE, data.id_key.chunker_seed(), Profile::GENERAL);
         let millis = crate::os::now();
@@ -179,13 +184,17 @@ impl<'a> Scan<'a> {
             flawed: false,
             found: Scanned::default(),
             bytes_sent,
+            totals,
+            reading: 0,
             told: Instant::now(),
         }
     }
 
     /// Walks `roots` in the catalogue's order; what was found, and the cache to be kept once the snapshot is durable.
     pub(crate) fn run(mut self, roots: &[PathBuf], exclude: Vec<PathBuf>) -> Result<(Scanned, StatCacheWriter), BackupError> {
-        for found in walk(roots, &WalkOptions { exclude, ..WalkOptions::default() }) {
+        let options = WalkOptions { exclude, ..WalkOptions::default() };
+        self.totals.count_later(roots, &options);
+        for found in walk(roots, &options) {
             if self.report.is_stopped() {
                 return Err(BackupError::Interrupted);
             }
@@ -214,6 +223,7 @@ impl<'a> Scan<'a> {
                 None => return Ok(()),
             },
         };
+        self.reading = 0;
         match &entry.kind {
             Kind::File { bytes, .. } => {
                 self.found.files += 1;
@@ -300,6 +310,7 @@ impl<'a> Scan<'a> {
         let name = item.path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
         let profile = profile_for(name, item.stat.key.size);
         let end = file.end();
+        self.reading = 0;
         let mut content = ContentWriter::new();
         let mut reader = Current { file: Some(file), until: 0 };
         let holes = holes.iter().copied().filter(|(_, bytes)| *bytes >= HOLE_BYTES_MIN).chain([(end, 0)]);
@@ -332,8 +343,10 @@ impl<'a> Scan<'a> {
                 Ok(Some(_)) if self.report.is_stopped() => return Err(BackupError::Interrupted),
                 Ok(Some(chunk)) => {
                     self.found.bytes_read += chunk.len() as u64;
+                    self.reading += chunk.len() as u64;
                     let chunk = self.data.keep(chunk)?;
                     content.push(chunk, |page| self.pages.keep(&page)).map_err(write_failed)?;
+                    self.tell();
                 }
                 Ok(None) => return Ok(Ok(())),
                 Err(error) => return Ok(Err(error)),
@@ -383,7 +396,10 @@ impl<'a> Scan<'a> {
         if self.told.elapsed() >= PROGRESS_EVERY {
             self.told = Instant::now();
             let mut progress = Progress::new(Phase::Storing);
-            (progress.files, progress.bytes) = (self.found.files, self.found.bytes);
+            (progress.files, progress.bytes) = (self.found.files, self.found.bytes + self.reading);
+            // What is there may have grown meanwhile.
+            let totals = self.totals.get().map(|(files, bytes)| (files.max(progress.files), bytes.max(progress.bytes)));
+            (progress.files_total, progress.bytes_total) = totals.unzip();
             progress.bytes_sent = (self.bytes_sent)();
             self.report.progress(progress);
         }

@@ -45,6 +45,7 @@ impl Demo {
             level: self.level,
             keep: self.keep.map(|folder| super::absolute(&folder)).transpose()?,
             json: cx.output.is_json(),
+            quiet: cx.output.is_quiet(),
         })
     }
 }

@@ -1,7 +1,8 @@
 //! What commands say: JSON lines on standard output, or text for people with a progress bar on a terminal.
 
 use super::recite;
-use backmesh_control::{Event, Failure, Phase, Problem, Progress, escape};
+use crate::units::{count, display_seconds, display_size};
+use backmesh_control::{Answer, Event, Failure, Phase, Problem, Progress, escape};
 use backmesh_format::UnixMillis;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, Write};
@@ -13,6 +14,8 @@ use std::time::Duration;
 #[derive(Debug, Clone)]
 pub struct Output {
     json: bool,
+    /// No progress, no advice, no sums of what went well.
+    quiet: bool,
     /// Standard output carries something else.
     aside_only: Arc<AtomicBool>,
     bar: ProgressBar,
@@ -31,13 +34,23 @@ struct Shown {
 impl Output {
     /// JSON lines, or text.
     pub fn new(json: bool) -> Self {
+        Self::quiet_or_not(json, false)
+    }
+
+    /// As [`Output::new`]; where it is quiet, nothing but what was asked for, problems and errors.
+    pub fn quiet_or_not(json: bool, quiet: bool) -> Self {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
-        Self { json, aside_only: Arc::default(), bar, shown: Arc::default() }
+        Self { json, quiet, aside_only: Arc::default(), bar, shown: Arc::default() }
     }
 
     /// Whether it is JSON.
     pub fn is_json(&self) -> bool {
         self.json
+    }
+
+    /// Whether it is quiet.
+    pub fn is_quiet(&self) -> bool {
+        self.quiet
     }
 
     /// From now on everything is shown on standard error: what a command writes to standard output is not text.
@@ -47,6 +60,9 @@ impl Output {
 
     /// Shows an event.
     pub fn event(&mut self, event: Event) {
+        if self.quiet && matches!(event, Event::Progress(_)) {
+            return;
+        }
         if self.json {
             return self.print(&event.to_line());
         }
@@ -66,6 +82,9 @@ impl Output {
                 if !more {
                     self.finish();
                 }
+                if self.quiet && is_summary(&answer) {
+                    return;
+                }
                 self.bar.suspend(|| self.print(&recite::answer(&answer, heading, more)));
             }
         }
@@ -73,7 +92,7 @@ impl Output {
 
     /// Tells a person, on standard error, what to do next; JSON has no advice.
     pub fn advice(&mut self, text: &str) {
-        if !self.json {
+        if !self.json && !self.quiet {
             self.aside(text.trim_end());
         }
     }
@@ -107,34 +126,49 @@ impl Output {
             shown.phase = Some(progress.phase);
             self.bar.reset();
         }
-        self.bar.set_style(style(progress.bytes_total.is_some()));
-        if let Some(total) = progress.bytes_total {
+        let measure = progress.bytes_total.map(|total| (progress.bytes, total));
+        let measure = measure.or(progress.files_total.map(|total| (progress.files, total)));
+        self.bar.set_style(style(measure.is_some()));
+        if let Some((done, total)) = measure {
             self.bar.set_length(total);
+            self.bar.set_position(done);
         }
-        self.bar.set_position(progress.bytes);
         self.bar.set_prefix(progress.phase.word());
         self.bar.set_message(progress_text(progress));
     }
 }
 
+/// Neither has a colour, so that there is nothing to leave out where `NO_COLOR` is set.
 fn style(with_total: bool) -> ProgressStyle {
-    let template = if with_total {
-        "{prefix:>10} {wide_bar} {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {msg}"
-    } else {
-        "{prefix:>10} {spinner} {binary_bytes}  {binary_bytes_per_sec}  {msg}"
-    };
+    let template = if with_total { "{prefix:>10} {bar:24} {msg}" } else { "{prefix:>10} {spinner} {msg}" };
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
+/// What is told beside the bar: the most important first, as a narrow terminal cuts the rest off.
 fn progress_text(progress: &Progress) -> String {
-    let files = match (progress.files, progress.files_total) {
-        (0, None) => String::new(),
-        (files, None) => format!("{files} files"),
-        (files, Some(total)) => format!("{files}/{total} files"),
-    };
-    match progress.message.as_deref() {
-        None => files,
-        Some(message) => format!("{files}  {}", escape(message.as_bytes())).trim_start().to_owned(),
+    let mut parts = Vec::new();
+    match (progress.bytes, progress.bytes_total) {
+        (0, None) => {}
+        (bytes, None) => parts.push(display_size(bytes)),
+        (bytes, Some(total)) => parts.push(format!("{}/{}", display_size(bytes), display_size(total))),
+    }
+    parts.extend(progress.rate.map(|rate| format!("{}/s", display_size(rate))));
+    parts.extend(progress.seconds_left.map(|seconds| format!("{} left", display_seconds(seconds))));
+    match (progress.files, progress.files_total) {
+        (0, None) => {}
+        (files, None) => parts.push(count(files, "file", "files")),
+        (files, Some(total)) => parts.push(format!("{files}/{}", count(total, "file", "files"))),
+    }
+    parts.extend(progress.message.as_deref().map(|message| escape(message.as_bytes())));
+    parts.join("  ")
+}
+
+/// Results that only say that all is well. What a plan shows was asked for.
+fn is_summary(answer: &Answer) -> bool {
+    match answer {
+        Answer::Backup(_) | Answer::Demo(_) => true,
+        Answer::Restore(result) => !result.dry_run,
+        _ => false,
     }
 }
 
@@ -163,5 +197,29 @@ pub fn local_time(time: UnixMillis) -> String {
     match zoned {
         Some(time) => time.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M").to_string(),
         None => "in the far future".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_far_it_is() {
+        let mut progress = Progress::new(Phase::Storing);
+        assert_eq!(progress_text(&progress), "");
+        (progress.files, progress.bytes) = (1, 2048);
+        assert_eq!(progress_text(&progress), "2.00 KiB  1 file");
+        (progress.files_total, progress.bytes_total) = (Some(40), Some(1 << 20));
+        (progress.rate, progress.seconds_left) = (Some(5 << 20), Some(75));
+        progress.message = Some("a\x1b[2J".to_owned());
+        assert_eq!(progress_text(&progress), "2.00 KiB/1.00 MiB  5.00 MiB/s  1 min 15 s left  1/40 files  a\\u{1b}[2J");
+    }
+
+    #[test]
+    fn a_plan_is_no_summary() {
+        let restore = |dry_run| Answer::Restore(backmesh_control::RestoreResult { dry_run, ..Default::default() });
+        assert!(is_summary(&restore(false)) && !is_summary(&restore(true)));
+        assert!(!is_summary(&Answer::Status(backmesh_control::StatusResult::default())));
     }
 }
