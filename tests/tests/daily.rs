@@ -98,6 +98,7 @@ fn a_day_with_the_vault() {
     archives(&scene);
     what_cannot_be_written(&scene);
     figures(&scene);
+    what_is_told_on_the_way(&mut scene);
     without_holders(&mut scene);
 }
 
@@ -300,19 +301,12 @@ fn what_cannot_be_written(scene: &Scene) {
     owner.run(&["dump", "ffffffff", "/x"]).expect(1);
 
     // A terminal is refused, unless it is forced: `script` gives one.
-    let on_terminal = |args: &str| {
-        let program = backmesh_tests::program("backmesh");
-        let line = format!("{} {args} '{}'", program.display(), scene.path("odd/old").display());
-        let mut command = owner.command(&[]);
-        let mut script = Command::new("script");
-        script.args(["-qec", &line, "/dev/null"]).stdin(Stdio::null());
-        script.env_clear().envs(command.env("TERM", "xterm").get_envs().filter_map(|(name, value)| Some((name, value?))));
-        Outcome::from(script.output().unwrap())
-    };
-    let refused = on_terminal("dump latest").expect(2);
+    let old = scene.path("odd/old");
+    let dump = |args: &str| on_terminal(owner, &format!("dump {args} latest '{}'", old.display()));
+    let refused = dump("").expect(2);
     assert!(refused.stdout.contains("standard output is a terminal"), "{refused:?}");
-    assert!(on_terminal("dump --force latest").expect(0).stdout.contains("from long ago"));
-    assert!(on_terminal("stats latest #").expect(0).stdout.contains('█'));
+    assert!(dump("--force").expect(0).stdout.contains("from long ago"));
+    assert!(on_terminal(owner, "stats latest").expect(0).stdout.contains('█'));
 }
 
 fn figures(scene: &Scene) {
@@ -342,6 +336,44 @@ fn figures(scene: &Scene) {
     let human = owner.run(&["stats"]).expect(0).stdout;
     assert!(human.contains("different") && human.contains("in 3 snapshots") && !human.contains('█'), "{human}");
     owner.run(&["stats", "ffffffff"]).expect(1);
+}
+
+/// No bar in a pipe, and nothing at all where it is quiet; on a terminal a bar, without colours.
+fn what_is_told_on_the_way(scene: &mut Scene) {
+    let target = scene.group.folder.path().join("restored");
+    let owner = scene.owner();
+    let notes = scene.path("notes");
+    let restore = ["restore", "latest", text(&notes), "--to", text(&target)];
+    let loud = owner.run(&restore).expect(0);
+    assert!(loud.stdout.starts_with("snapshot ") && loud.stderr.is_empty(), "{loud:?}");
+    let quiet = owner.run(&[&["--quiet"], &restore[..]].concat()).expect(0);
+    assert_eq!((quiet.stdout.as_str(), quiet.stderr.as_str()), ("", ""));
+    let quiet = owner.run(&["backup", "-q"]).expect(0);
+    assert_eq!((quiet.stdout.as_str(), quiet.stderr.as_str()), ("", ""));
+    let plan = owner.run(&[&["--quiet"], &restore[..], &["--dry-run", "--delete"]].concat()).expect(0);
+    assert!(plan.stdout.contains("nothing was changed"), "what was asked for is said: {plan:?}");
+    assert!(owner.run(&["--quiet", "ls", "ffffffff"]).expect(1).stderr.starts_with("error: "));
+    let asked = owner.run(&["--quiet", "--json", "backup"]).expect(0).lines();
+    assert_eq!((asked.len(), &asked[0]["type"]), (1, &"result".into()));
+
+    let told = owner.run(&["--json", "backup"]).expect(0).lines();
+    let progress: Vec<&Value> = told.iter().filter(|line| line["type"] == "progress").collect();
+    assert!(!progress.is_empty());
+    for event in progress {
+        assert_eq!((&event["files_done"], &event["bytes_done"]), (&event["files"], &event["bytes"]), "{event}");
+    }
+    let terminal = on_terminal(owner, "backup").expect(0).stdout;
+    assert!(terminal.contains("finishing") && terminal.contains("snapshot "), "{terminal:?}");
+    assert!(!terminal.contains("\u{1b}[3"), "no colours: {terminal:?}");
+}
+
+/// What a command says where standard output and standard error are a terminal.
+fn on_terminal(node: &Node, args: &str) -> Outcome {
+    let line = format!("{} {args}", backmesh_tests::program("backmesh").display());
+    let mut script = Command::new("script");
+    script.args(["-qec", &line, "/dev/null"]).stdin(Stdio::null()).env_clear();
+    script.envs(node.command(&[]).env("TERM", "xterm").get_envs().filter_map(|(name, value)| Some((name, value?))));
+    script.output().unwrap().into()
 }
 
 /// What cannot be read any more is said with the code for it, and what was written until then is the beginning of the file.

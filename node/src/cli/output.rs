@@ -2,7 +2,7 @@
 
 use super::recite;
 use crate::units::{count, display_seconds, display_size};
-use backmesh_control::{Answer, Event, Failure, Phase, Problem, Progress, escape};
+use backmesh_control::{Answer, Event, ExitCode, Failure, Phase, Problem, Progress, escape};
 use backmesh_format::UnixMillis;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, Write};
@@ -168,6 +168,7 @@ fn is_summary(answer: &Answer) -> bool {
     match answer {
         Answer::Backup(_) | Answer::Demo(_) => true,
         Answer::Restore(result) => !result.dry_run,
+        Answer::Check(_) => answer.exit_code() == ExitCode::Done,
         _ => false,
     }
 }
