@@ -2,6 +2,7 @@
 //! chunks, and each file appears whole, under its name, once its last chunk was verified.
 
 mod existing;
+mod expected;
 pub(crate) mod fetching;
 mod holes;
 mod notes;
@@ -19,6 +20,7 @@ use backmesh_format::index::ChunkRef;
 use backmesh_format::vault::Snapshot;
 use backmesh_source::{FileSink, RestoreError, RestoreOptions, RestoreWriter, Step};
 use existing::{chunks_here, has_length, verified_at};
+use expected::expected;
 use fetching::{Fetched, Prefetch};
 use holes::Zeros;
 use notes::notes;
@@ -34,6 +36,8 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 /// What the writer of a file has to know: its key, its entry, and whether some of its chunks are in the file that lies there.
 type Begun = Box<(Vec<u8>, Entry, bool)>;
 type Op = fetching::Op<Begun>;
+/// Files and bytes that are expected, where that is known.
+type Totals = Option<(u64, u64)>;
 
 /// What a person wants restored.
 #[derive(Debug, Clone, Default)]
@@ -105,7 +109,8 @@ pub(crate) fn run(
     let options = RestoreOptions { dry_run, delete, numeric_owners, exclude, ..RestoreOptions::default() };
     let writer = RestoreWriter::create(&target, options).map_err(|error| Failure::new(ExitCode::Failed, error.to_string()))?;
     let fetched_before = library.fetcher.bytes_fetched();
-    let mut work = Work::new(&writer, library, report, snapshot, wish.dry_run);
+    let expected = expected(library, snapshot, &wanted);
+    let mut work = Work::new(&writer, library, report, expected, wish.dry_run);
 
     let ended = work.everything(snapshot, &wanted, wish.delete);
 
@@ -168,11 +173,13 @@ struct Work<'a> {
     plan: Batch<PlanItem>,
     dry_run: bool,
     told: Instant,
-    totals: (u64, u64),
+    totals: Totals,
+    /// Bytes of files that are as they should be by now, written or not.
+    bytes_passed: u64,
 }
 
 impl<'a> Work<'a> {
-    fn new(writer: &'a RestoreWriter, library: &'a mut Library, report: &'a Report, snapshot: &Snapshot, dry_run: bool) -> Self {
+    fn new(writer: &'a RestoreWriter, library: &'a mut Library, report: &'a Report, totals: Totals, dry_run: bool) -> Self {
         let prefetch = Prefetch::new(Arc::clone(&library.fetcher), library.runtime.clone());
         Self {
             writer,
@@ -187,7 +194,8 @@ impl<'a> Work<'a> {
             plan: Batch::default(),
             dry_run,
             told: Instant::now(),
-            totals: (snapshot.files, snapshot.bytes),
+            totals,
+            bytes_passed: 0,
         }
     }
 
@@ -285,6 +293,7 @@ impl<'a> Work<'a> {
         if !matches!(step, Step::Create | Step::Replace | Step::Update) {
             self.result.files += 1;
             self.result.files_unchanged += u64::from(step == Step::Keep);
+            self.bytes_passed += bytes;
             return Ok(());
         }
         let refs: Result<Vec<ChunkRef>, FetchError> = ContentReader::new(&mut self.library.pages, content, bytes).collect();
@@ -313,6 +322,7 @@ impl<'a> Work<'a> {
             problems.iter().for_each(|error| self.report.problem(Problem::new(error.to_string())));
             self.result.files += 1;
             self.result.files_unchanged += 1;
+            self.bytes_passed += bytes;
             return Ok(());
         }
         self.step(Op::Begin(Box::new((key, entry, here.contains(&true)))))?;
@@ -446,6 +456,7 @@ impl<'a> Work<'a> {
             current.failed = written.err();
         }
         current.offset += u64::from(length);
+        self.bytes_passed += u64::from(length);
         self.tell();
     }
 
@@ -457,6 +468,7 @@ impl<'a> Work<'a> {
             current.failed = sink.pass_over(length.into()).err().map(FileError::from);
         }
         current.offset += u64::from(length);
+        self.bytes_passed += u64::from(length);
     }
 
     fn end_file(&mut self) -> Result<(), Failure> {
@@ -516,8 +528,8 @@ impl<'a> Work<'a> {
         if self.told.elapsed() >= PROGRESS_EVERY {
             self.told = Instant::now();
             let mut progress = Progress::new(Phase::Fetching);
-            (progress.files, progress.bytes) = (self.result.files, self.result.bytes_written);
-            (progress.files_total, progress.bytes_total) = (Some(self.totals.0), Some(self.totals.1));
+            (progress.files, progress.bytes) = (self.result.files, self.bytes_passed);
+            (progress.files_total, progress.bytes_total) = self.totals.unzip();
             self.report.progress(progress);
         }
     }

@@ -387,5 +387,5 @@ fn without_holders(scene: &mut Scene) {
     assert!(fs::read(scene.path("odd/large")).unwrap().starts_with(&output.stdout));
     assert!(String::from_utf8(output.stderr).unwrap().contains("can be reached"));
     let stats = owner.run(&["--json", "stats"]).expect(0).result();
-    assert_eq!(stats["snapshots"].as_array().unwrap().len(), 3, "the figures need no holder");
+    assert_eq!(stats["snapshots"].as_array().unwrap().len(), 7, "the figures need no holder");
 }
