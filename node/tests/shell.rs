@@ -1,7 +1,6 @@
 //! What the program writes for shells and for man, tried with the real ones.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
 
-use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -14,7 +13,7 @@ fn has(tool: &str) -> bool {
     let found = Command::new(tool).arg("--version").output().is_ok();
     assert!(found || std::env::var_os("BACKMESH_TESTS_FORBID_SKIPS").is_none(), "{tool} is missing");
     if !found {
-        writeln!(std::io::stderr(), "skipped: {tool} is missing").unwrap();
+        eprintln!("skipped: {tool} is missing");
     }
     found
 }

@@ -71,14 +71,14 @@ impl Glob {
 
     /// Whether an absolute path matches.
     pub(super) fn matches(&self, path: &[u8]) -> bool {
-        let names = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty());
+        let mut names = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty());
         let units = |name: &[u8]| units(name, self.ignore_case);
         let is_match = |part: &Part, name: &Vec<u32>| matches!(part, Part::Name(tokens) if name_matches(tokens, name));
         if self.whole_path {
             let names: Vec<Vec<u32>> = names.map(units).collect();
             return wild(&self.parts, &names, |part| *part == Part::AnyDepth, is_match);
         }
-        names.last().zip(self.parts.first()).is_some_and(|(name, part)| is_match(part, &units(name)))
+        names.next_back().zip(self.parts.first()).is_some_and(|(name, part)| is_match(part, &units(name)))
     }
 }
 
