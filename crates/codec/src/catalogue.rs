@@ -23,7 +23,7 @@ mod write;
 
 pub use content::{ContentReader, ContentWriter, INLINE_REFS_MAX, beside_the_entry, write_content};
 pub use diff::{Change, Diff, diff, diff_below};
-pub use read::{Catalogue, Skipped, Walk, after_subtree};
+pub use read::{Catalogue, Rest, Skipped, Walk, after_subtree};
 pub use write::{CatalogueWriter, WriteError, holds_contents};
 
 use backmesh_format::index::{ChunkRef, page_from_bytes};

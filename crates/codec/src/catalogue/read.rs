@@ -39,6 +39,11 @@ impl<P: Pages> Catalogue<P> {
         self.range(subtree(path))
     }
 
+    /// Goes on with a walk that was put away.
+    pub fn resume(&mut self, rest: Rest) -> Walk<&mut P> {
+        Walk { cursor: Cursor::new(self.root.as_ref()), pages: &mut self.pages, ranges: rest.0, skipped: None }
+    }
+
     /// Gives the source of pages back.
     pub fn into_pages(self) -> P {
         self.pages
@@ -130,7 +135,37 @@ pub struct Skipped {
     pub below: Option<Vec<u8>>,
 }
 
+/// What a walk has still to read. Where it stood is for its holder to know, and to [`Walk::seek`].
+#[derive(Debug)]
+pub struct Rest(VecDeque<Range>);
+
 impl<P> Walk<P> {
+    /// Leaves out everything below the folders from `first` to `last`, which lie in one folder; pages that hold nothing else are not
+    /// fetched. One call for neighbours is better than several: what could lie between two folders is not known from their names.
+    pub fn leave_out(&mut self, first: &[u8], last: &[u8]) {
+        let mut from: Vec<u8> = trim(first).iter().map(|byte| if *byte == b'/' { 0 } else { *byte }).collect();
+        from.push(0);
+        let below = after_subtree(last);
+        let reaches = |range: &Range| range.below.as_ref().is_none_or(|end| *end > from);
+        let mut at = self.ranges.partition_point(|range| !reaches(range));
+        while self.ranges.get(at).is_some_and(|range| range.from < below) {
+            let Some(range) = self.ranges.remove(at) else { return };
+            let behind = range.below.as_ref().is_none_or(|end| *end > below);
+            if behind {
+                self.ranges.insert(at, Range { from: below.clone(), below: range.below });
+            }
+            if range.from < from {
+                self.ranges.insert(at, Range { from: range.from, below: Some(from.clone()) });
+                at += 1;
+            }
+        }
+    }
+
+    /// Puts the walk away.
+    pub fn into_rest(self) -> Rest {
+        Rest(self.ranges)
+    }
+
     /// Goes forward to the first entry whose key is not less than `key`, without fetching what lies between.
     pub fn seek(&mut self, key: &[u8]) {
         while self.ranges.front().is_some_and(|range| range.ends_before(key)) {

@@ -147,6 +147,21 @@ prop_compose! {
     }
 }
 
+proptest! {
+    #[test]
+    fn leaving_folders_out_leaves_out_what_is_below_them(map in tree(), folders in prop::collection::vec("[ab]{1,2}(/[ab]{1,2})?", 0..6)) {
+        let mut memory = Memory::default();
+        let root = memory.write(&map);
+        let mut catalogue = Catalogue::new(&mut memory, root);
+        let mut walk = catalogue.walk(b"");
+        folders.iter().for_each(|folder| walk.leave_out(folder.as_bytes(), folder.as_bytes()));
+        let read: Vec<Vec<u8>> = walk.map(|found| path_of(&found.unwrap().0)).collect();
+        let below = |path: &[u8]| folders.iter().any(|folder| path.starts_with(format!("{folder}/").as_bytes()));
+        let expected: Vec<Vec<u8>> = map.keys().map(|key| path_of(key)).filter(|path| !below(path)).collect();
+        prop_assert_eq!(read, expected);
+    }
+}
+
 fn path_of(key: &[u8]) -> Vec<u8> {
     let (folder, name) = split_key(key).unwrap();
     if folder.is_empty() { name } else { [folder, name].join(&b'/') }
@@ -342,6 +357,31 @@ fn reading_fetches_only_what_is_asked_for() {
     });
     assert_eq!(path_of(&passed), b"home/032/project-00/file-028800.txt");
     assert!(fetched <= 2 * levels, "{fetched} pages to leave out most");
+}
+
+#[test]
+fn what_is_left_out_as_a_folder_is_not_fetched() {
+    let map = large(30_000);
+    let mut memory = Memory::default();
+    let root = memory.write(&map);
+    let levels = usize::from(root.as_ref().unwrap().height) + 1;
+    let (read, fetched) = memory.fetches(|memory| {
+        let mut catalogue = Catalogue::new(memory, root.clone());
+        let mut walk = catalogue.walk(b"");
+        walk.leave_out(b"home/000", b"home/006");
+        walk.leave_out(b"home/008", b"home/033");
+        walk.leave_out(b"home/007/project-05", b"home/007/project-05");
+        let first: Vec<_> = walk.by_ref().take(300).map(|found| path_of(&found.unwrap().0)).collect();
+        let rest = walk.into_rest();
+        let mut walk = catalogue.resume(rest);
+        walk.seek(&[&map.keys().find(|key| path_of(key) == *first.last().unwrap()).unwrap()[..], &[0]].concat());
+        first.into_iter().chain(walk.map(|found| path_of(&found.unwrap().0))).collect::<Vec<_>>()
+    });
+    let kept = |path: &Vec<u8>| path.starts_with(b"home/007/") && !path.starts_with(b"home/007/project-05/");
+    let expected: Vec<Vec<u8>> = map.keys().map(|key| path_of(key)).filter(kept).collect();
+    assert_eq!(read, expected);
+    let (_, all) = memory.fetches(|memory| Catalogue::new(memory, root.clone()).walk(b"").count());
+    assert!(fetched <= all / 33 + 3 * levels, "{fetched} of {all} pages for a thirty-third");
 }
 
 #[test]
