@@ -31,7 +31,8 @@ impl Node {
         self.insert_with(path, None);
     }
 
-    fn insert_with(&mut self, path: &[Vec<u8>], scope: Option<Arc<Scope>>) {
+    /// Adds a root with what it leaves out.
+    pub(crate) fn insert_with(&mut self, path: &[Vec<u8>], scope: Option<Arc<Scope>>) {
         if self.whole {
             return;
         }

@@ -90,6 +90,8 @@ pub struct Walk {
     problems: VecDeque<Problem>,
     buffer: Vec<u8>,
     tally: Tally,
+    /// Folders of which the rules left something out, where somebody wants to know.
+    incomplete: Option<Vec<Vec<u8>>>,
 }
 
 /// A folder to be opened.
@@ -135,6 +137,17 @@ impl Walk {
         self.tally.rows()
     }
 
+    /// Also tells of which folders the rules leave something out.
+    pub(crate) fn telling_incomplete(mut self) -> Self {
+        self.incomplete = Some(Vec::new());
+        self
+    }
+
+    /// The folders, by their paths from the base on, of which the rules have left something out since this was asked last.
+    pub(crate) fn incomplete(&mut self) -> Vec<Vec<u8>> {
+        self.incomplete.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
     /// Does not walk into the folder that came last.
     pub(crate) fn pass_over(&mut self) {
         if let Some(listing) = &mut self.listing {
@@ -162,6 +175,7 @@ impl Walk {
             problems: problems.into(),
             buffer: Vec::new(),
             tally: Tally::default(),
+            incomplete: None,
         }
     }
 
@@ -303,6 +317,11 @@ impl Iterator for Walk {
             match listing.advance(&self.excluded, &mut self.tally) {
                 Advance::Found(found) => return Some(found),
                 Advance::Passed => {}
+                Advance::LeftOut => {
+                    if let Some(incomplete) = self.incomplete.as_mut().filter(|known| known.last() != Some(&listing.path)) {
+                        incomplete.push(listing.path.clone());
+                    }
+                }
                 Advance::Done => {
                     if let Some(listing) = self.listing.take().filter(|listing| !listing.folders.is_empty()) {
                         let Listing { path, only, folders, mounts, reach, .. } = listing;
@@ -318,6 +337,7 @@ impl Iterator for Walk {
 enum Advance {
     Found(Result<WalkItem, Problem>),
     Passed,
+    LeftOut,
     Done,
 }
 
@@ -343,7 +363,7 @@ impl Listing {
             Ok(_) if key.len() > limits::PATH_BYTES_MAX => SourceError::PathTooLong(limits::PATH_BYTES_MAX),
             Ok(stat) if on_the_way && !stat.is_folder() => SourceError::NotAFolder,
             Ok(stat) if self.reach.as_ref().is_some_and(|reach| reach.passes(&self.handle, name, &stat, &path, tally)) => {
-                return Advance::Passed;
+                return Advance::LeftOut;
             }
             Ok(stat) => {
                 let mounted = stat.is_folder() && self.device.is_some_and(|device| device != stat.key.device);

@@ -1,12 +1,13 @@
 //! Removing what a snapshot does not have: two walks in one order, side by side.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use backmesh_format::catalogue::split_key;
 
 use super::place::Place;
 use super::{RestoreError, RestoreWriter, Shared};
-use crate::filter::{Choice, Selection};
+use crate::filter::{self, Choice, Scope, Selection};
 use crate::key::path_of;
 use crate::os::{self, Handle};
 use crate::roots::{Node, components};
@@ -19,7 +20,7 @@ impl RestoreWriter {
     ///
     /// `within` is what the snapshot protects, as paths without the leading slash: in a folder that is merely on the way to a
     /// protected one, a snapshot does not know what belongs there. Neither these folders nor anything that another file system has
-    /// mounted are removed, nor what [`super::RestoreOptions::selection`] does not choose; with a selection, what was in a removed folder
+    /// mounted are removed, nor what [`super::RestoreOptions::selection`] does not choose and `rules` leave out; with any of these, what was in a removed folder
     /// is among the paths too.
     ///
     /// # Errors
@@ -33,7 +34,7 @@ impl RestoreWriter {
         let Some(walk) = self.shared.walk_within(within, &mut problems) else { return Ok((removed, problems)) };
         let mut keys = keys.into_iter();
         let mut next = keys.next().transpose()?;
-        let mut chosen = self.shared.options.selection.clone().map(Chosen::new);
+        let mut chosen = self.shared.spares_some().then(|| Chosen::new(self.shared.options.selection.clone()));
         let mut gone: HashSet<Vec<u8>> = HashSet::new();
         let mut walk = walk;
         while let Some(found) = walk.next() {
@@ -68,7 +69,8 @@ impl RestoreWriter {
                 }
             }
         }
-        if let Some(chosen) = chosen {
+        if let Some(mut chosen) = chosen {
+            walk.incomplete().iter().for_each(|folder| chosen.keep(folder));
             chosen.remove_folders(&self.shared, &mut removed, &mut problems);
         }
         Ok((removed, problems))
@@ -77,7 +79,7 @@ impl RestoreWriter {
 
 /// Removing only what is chosen: folders go last, and only those in which nothing stays.
 struct Chosen {
-    selection: Selection,
+    selection: Option<Selection>,
     /// Keys of the folders that the snapshot does not have.
     extra: Vec<Vec<u8>>,
     /// Folders, by their paths, in which something stays.
@@ -85,14 +87,16 @@ struct Chosen {
 }
 
 impl Chosen {
-    fn new(selection: Selection) -> Self {
+    fn new(selection: Option<Selection>) -> Self {
         Self { selection, extra: Vec::new(), needed: HashSet::new() }
     }
 
     /// Whether the entry may be removed. What may not is needed, and so are the folders that it is in.
     fn has(&mut self, item: &WalkItem, walk: &mut Walk) -> bool {
+        walk.incomplete().iter().for_each(|folder| self.keep(folder));
         let Ok((folder, name)) = split_key(&item.key) else { return false };
-        let choice = self.selection.choose(&folder, &name, item.stat.is_folder());
+        let Some(selection) = &mut self.selection else { return true };
+        let choice = selection.choose(&folder, &name, item.stat.is_folder());
         if choice == Choice::Leave && item.stat.is_folder() {
             walk.pass_over();
         }
@@ -161,10 +165,28 @@ impl Shared {
             let names = components(path);
             let there = os::open_folder(Some(folders.root()), &names.join(&b'/'), false);
             if names.iter().all(|name| name != b"..") && there.is_ok() {
-                tree.insert(&names);
+                let scope = self.scope_of(&names);
+                tree.insert_with(&names, scope);
             }
         }
-        self.walk_below(tree).map_err(|error| problems.push(error)).ok()
+        self.walk_below(tree).map(Walk::telling_incomplete).map_err(|error| problems.push(error)).ok()
+    }
+
+    /// What is left out of the backups of a folder: the rules of the protected folder that it is in, and of the ignore files between.
+    fn scope_of(&self, names: &[Vec<u8>]) -> Option<Arc<Scope>> {
+        let root = self.folders.as_ref()?.root();
+        let (top, rules) = (0..=names.len())
+            .rev()
+            .find_map(|depth| self.options.rules.get(&names[..depth].join(&b'/')).map(|rules| (depth, rules)))?;
+        let mut scope = Scope::new(rules, top);
+        for depth in top..names.len() {
+            let Ok(folder) = os::open_folder(Some(root), &names[..depth].join(&b'/'), true) else { break };
+            let Ok(Some(listed)) = os::list_names(&folder, &mut Vec::new()) else { break };
+            if let Some(files) = filter::ignore_files(&scope, &folder, &listed, &mut Vec::new()) {
+                scope = scope.with_files(&files, depth).0;
+            }
+        }
+        Some(Arc::new(scope))
     }
 
     fn walk_below(&self, tree: Node) -> Result<Walk, RestoreError> {

@@ -11,7 +11,7 @@ mod place;
 mod sink;
 mod target;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use backmesh_format::catalogue::{Entry, Kind};
 use backmesh_format::{DecodeError, Wire};
 use thiserror::Error;
 
-use crate::filter::Selection;
+use crate::filter::{Rules, Selection};
 use crate::os::{self, Handle, Owners};
 use crate::stat::Stat;
 
@@ -47,6 +47,9 @@ pub struct RestoreOptions {
     pub exclude: Vec<PathBuf>,
     /// What is restored, where that is not everything: what it does not choose is never removed.
     pub selection: Option<Selection>,
+    /// What folders below the target leave out of their backups, by their paths below the target: no snapshot has it, and so it is
+    /// never removed.
+    pub rules: BTreeMap<Vec<u8>, Rules>,
 }
 
 impl Default for RestoreOptions {
@@ -59,6 +62,7 @@ impl Default for RestoreOptions {
             sync: true,
             exclude: Vec::new(),
             selection: None,
+            rules: BTreeMap::new(),
         }
     }
 }
@@ -271,7 +275,9 @@ impl RestoreWriter {
             Err(error) if options.dry_run && error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(failed(error)),
         };
-        if let Some(handle) = folders.as_ref().filter(|_| !options.dry_run) {
+        // Into the root itself hardly anyone may write, and what is restored in its place lies further down.
+        let is_root = target.parent().is_none();
+        if let Some(handle) = folders.as_ref().filter(|_| !options.dry_run && !is_root) {
             os::is_writable(handle).map_err(|error| RestoreError::ReadOnly { path: target.to_path_buf(), error })?;
         }
         let real = std::fs::canonicalize(target).or_else(|_| std::path::absolute(target)).map_err(failed)?;
@@ -451,9 +457,13 @@ impl Shared {
         })
     }
 
-    /// Where only some entries are chosen, a folder may hold others, and stays.
+    fn spares_some(&self) -> bool {
+        self.options.selection.is_some() || !self.options.rules.is_empty()
+    }
+
+    /// Where only some entries may go, a folder may hold others, and stays.
     fn removes_whole_folders(&self) -> bool {
-        self.options.delete && self.options.selection.is_none()
+        self.options.delete && !self.spares_some()
     }
 
     /// The file that the place names is there as it should be: its other names may be made.
