@@ -24,6 +24,7 @@ use backmesh_control::{BackupResult, ExitCode, Failure, Phase, Progress};
 use backmesh_format::stripe::Purpose;
 use backmesh_format::vault::{Snapshot, System};
 use backmesh_format::wire::Bytes;
+use backmesh_source::{BadPattern, WalkOptions};
 use backmesh_store::{ChunkIndexError, RecordsError, StatCacheError};
 use packing::{Packing, pack_frames};
 use scan::{Chunks, PageChunks, Scan, Scanned};
@@ -59,6 +60,9 @@ pub enum BackupError {
     /// Another part of the backup failed first.
     #[error("the backup stopped")]
     Stopped,
+    /// A rule of a protected folder makes no sense.
+    #[error("the rules in config.toml cannot be used: {0}")]
+    Rules(#[from] BadPattern),
     /// Holders cannot be had.
     #[error(transparent)]
     Sets(#[from] SetsError),
@@ -154,13 +158,15 @@ pub async fn back_up(node: &Arc<Node>, report: &Report) -> Result<BackupResult, 
     let _alone = node.backing_up.try_lock().map_err(|_| BackupError::Running)?;
     let (clock, started_at) = (Instant::now(), crate::os::now());
     let sent_before = node.outgoing.bytes_sent();
-    let roots = node.config().protect;
+    let config = node.config();
+    let roots = config.protect.clone();
     if roots.is_empty() {
         return Err(BackupError::NothingProtected);
     }
+    let options = WalkOptions { exclude: vec![node.state.clone()], rules: config.walk_rules()? };
 
     let packing = Arc::new(prepare(node)?);
-    let (scanned, cache) = scan_and_pack(node, &packing, report, roots.clone()).await?;
+    let (scanned, cache) = scan_and_pack(node, &packing, report, roots.clone(), options).await?;
 
     report.progress(Progress::new(Phase::Delivering));
     node.outbox.all_enough(HOLDERS_PATIENCE, report).await?;
@@ -187,6 +193,7 @@ pub async fn back_up(node: &Arc<Node>, report: &Report) -> Result<BackupResult, 
         problems: report.problems(),
         complete: node.outbox.shards_pending() == 0,
         notes: notes(&scanned),
+        left_out: crate::preview::left_out(&scanned.left_out),
     })
 }
 
@@ -217,6 +224,7 @@ async fn scan_and_pack(
     packing: &Arc<Packing>,
     report: &Report,
     roots: Vec<PathBuf>,
+    options: WalkOptions,
 ) -> Result<(Scanned, backmesh_store::StatCacheWriter), BackupError> {
     let (node, packing, report) = (Arc::clone(node), Arc::clone(packing), report.clone());
     let work = tokio::task::spawn_blocking(move || {
@@ -236,7 +244,7 @@ async fn scan_and_pack(
                 .collect();
             packed.push(threads.spawn(move || pack_frames(packing, Purpose::Catalogue, &page_frames)));
             drop(data_frames);
-            let scanned = scan(&node, packing, &report, &roots, data, pages);
+            let scanned = scan(&node, packing, &report, (&roots, &options), data, pages);
             let ended = packed.into_iter().map(|thread| thread.join().unwrap_or(Err(BackupError::Stopped)));
             // A thread's own failure says more than that the others stopped because of it.
             let failed = ended.filter_map(Result::err).reduce(|first, next| if first.is_consequence() { next } else { first });
@@ -255,7 +263,7 @@ fn scan(
     node: &Node,
     packing: &Packing,
     report: &Report,
-    roots: &[PathBuf],
+    (roots, options): (&[PathBuf], &WalkOptions),
     data: packing::Frames,
     pages: packing::Frames,
 ) -> Result<(Scanned, backmesh_store::StatCacheWriter), BackupError> {
@@ -265,7 +273,7 @@ fn scan(
     let sent_before = node.outgoing.bytes_sent();
     let bytes_sent = || node.outgoing.bytes_sent() - sent_before;
     let totals = Totals::of(&node.vault.body().snapshots, roots);
-    Scan::new(report, data, pages, before, cache, &bytes_sent, totals).run(roots, vec![node.state.clone()])
+    Scan::new(report, data, pages, before, cache, &bytes_sent, totals).run(roots, options)
 }
 
 /// First the page of older snapshots, if one is due, then the index, which has to name that page.

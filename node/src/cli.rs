@@ -21,6 +21,7 @@ mod protect;
 mod recite;
 mod recover;
 mod restore;
+mod rule_args;
 mod secret;
 mod snapshots;
 mod stats;

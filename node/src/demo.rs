@@ -90,7 +90,8 @@ async fn play(options: &DemoOptions, folder: &Path, stage: &Path, output: &mut O
     clock.lap("start the workgroup");
 
     say(output, Phase::Storing, format!("{} protects {} and backs it up", nodes[0].name, folder.display()));
-    nodes[0].run(&[OsStr::new("protect"), folder.as_os_str()]).await?;
+    let all = [OsStr::new("protect"), OsStr::new("--no-defaults"), OsStr::new("--other-filesystems"), folder.as_os_str()];
+    nodes[0].run(&all).await?;
     let backup = back_up(&nodes[0], output).await?;
     clock.lap("back up");
 

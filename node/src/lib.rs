@@ -18,6 +18,7 @@ pub mod node;
 pub mod os;
 pub mod outbox;
 mod pace;
+pub mod preview;
 pub mod recover;
 pub mod report;
 pub mod restore;

@@ -5,7 +5,7 @@ use crate::browse::info;
 use crate::fetch::{Fetcher, Heads, Prover, Unsealing};
 use crate::library::Library;
 use crate::report::Report;
-use crate::restore::{self, Wish};
+use crate::restore::{self, Spared, Wish};
 use crate::survey::{Addresses, Asked, connect, survey};
 use backmesh_control::{Event, ExitCode, Failure, PathText, Phase, Problem, Progress, SnapshotsResult};
 use backmesh_format::keys::{KeyPair, VaultSecret};
@@ -38,6 +38,12 @@ pub struct RecoverOptions<'a> {
     pub to: Option<PathBuf>,
     /// As root, give files to the numbers of their owners, not to users of the same names.
     pub numeric_owners: bool,
+    /// Only what fits one of these patterns, where there are any.
+    pub include: Vec<String>,
+    /// Not what fits these.
+    pub exclude: Vec<String>,
+    /// Only show what would be done.
+    pub dry_run: bool,
     /// What happens is told here, the result too; an error that ends the run is returned instead.
     pub sink: &'a mut dyn FnMut(Event),
 }
@@ -59,10 +65,12 @@ const LOCATE_ROUNDS: usize = 5;
 /// What kept it from starting, or stopped it.
 pub fn run(options: RecoverOptions<'_>) -> anyhow::Result<ExitCode> {
     crate::os::raise_open_files();
-    let RecoverOptions { phrase, seeds, list, snapshot, as_of, to, numeric_owners, sink } = options;
+    let RecoverOptions { phrase, seeds, list, snapshot, as_of, to, numeric_owners, include, exclude, dry_run, sink } = options;
+    let to = PathText::new(crate::os::path_bytes(&to.unwrap_or_default()));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let (report, mut events) = Report::new();
-    let wish = Choice { list, snapshot, as_of, to, numeric_owners };
+    let wish = Wish { to, numeric_owners, include, exclude, dry_run, ..Wish::default() };
+    let wish = Choice { list, snapshot, as_of, wish };
     let code = runtime.block_on(async {
         let work = tokio::spawn(async move { recover(&phrase, &seeds, wish, &report).await });
         let mut code = ExitCode::Done;
@@ -81,8 +89,7 @@ struct Choice {
     list: bool,
     snapshot: Option<String>,
     as_of: Option<UnixMillis>,
-    to: Option<PathBuf>,
-    numeric_owners: bool,
+    wish: Wish,
 }
 
 impl Choice {
@@ -123,14 +130,12 @@ async fn recover(phrase: &VaultSecret, seeds: &[String], choice: Choice, report:
     }
     let (snapshot, head) = choose(&found, &choice)?;
     let (snapshot, head) = (snapshot.clone(), head.clone());
-    let to = PathText::new(crate::os::path_bytes(&choice.to.unwrap_or_default()));
-    let wish = Wish { to, numeric_owners: choice.numeric_owners, ..Wish::default() };
     let restoring = tokio::task::spawn_blocking({
         let (report, runtime) = (report.clone(), Handle::current());
         move || {
             let body = fetcher.unsealing().open_head(&head).map_err(crate::serve::failed)?;
             let mut library = Library::new(fetcher, body, None, runtime);
-            restore::run(&mut library, &snapshot, &wish, Vec::new(), &report)
+            restore::run(&mut library, &snapshot, &choice.wish, Spared::default(), &report)
         }
     });
     let end = restoring.await??;

@@ -1,6 +1,7 @@
 //! A restore, from a snapshot to files: the catalogue says what there should be, the target says what is missing, the holders give the
 //! chunks, and each file appears whole, under its name, once its last chunk was verified.
 
+mod choosing;
 mod existing;
 mod expected;
 pub(crate) mod fetching;
@@ -11,19 +12,21 @@ use crate::fetch::FetchError;
 use crate::library::Library;
 use crate::node::Node;
 use crate::report::Report;
-use backmesh_codec::catalogue::ContentReader;
+use backmesh_codec::catalogue::{ContentReader, Rest};
 use backmesh_control::{
     Batch, Event, ExitCode, Failure, PathText, Phase, PlanItem, PlannedAction, Problem, Progress, RestoreResult,
 };
 use backmesh_format::catalogue::{Entry, Kind, split_key};
 use backmesh_format::index::ChunkRef;
 use backmesh_format::vault::Snapshot;
-use backmesh_source::{FileSink, RestoreError, RestoreOptions, RestoreWriter, Step};
+use backmesh_source::{Choice, FileSink, RestoreError, RestoreOptions, RestoreWriter, Rules, Step};
+use choosing::Wanted;
 use existing::{chunks_here, has_length, verified_at};
 use expected::expected;
 use fetching::{Fetched, Prefetch};
 use holes::Zeros;
 use notes::notes;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -54,6 +57,10 @@ pub struct Wish {
     pub dry_run: bool,
     /// As root, give files to the numbers of their owners, not to users of the same names.
     pub numeric_owners: bool,
+    /// Only what fits one of these patterns, where there are any.
+    pub include: Vec<String>,
+    /// Not what fits these.
+    pub exclude: Vec<String>,
 }
 
 /// Restores from the node's own vault, and tells the end.
@@ -63,9 +70,10 @@ pub struct Wish {
 pub async fn restore(node: &Arc<Node>, wish: Wish, report: &Report) -> Result<Event, Failure> {
     let mut library = library(node)?;
     let (report, state) = (report.clone(), node.state.clone());
+    let rules = node.config().walk_rules().map_err(|error| Failure::new(ExitCode::Failed, error.to_string()))?;
     let work = tokio::task::spawn_blocking(move || {
         let snapshot = crate::browse::pick(&mut library, &wish.snapshot)?;
-        run(&mut library, &snapshot, &wish, vec![state], &report)
+        run(&mut library, &snapshot, &wish, Spared { paths: vec![state], rules }, &report)
     });
     work.await.map_err(|error| Failure::new(ExitCode::Failed, error.to_string()))?
 }
@@ -91,6 +99,22 @@ pub(crate) fn unreadable(error: &FetchError) -> Failure {
     Failure::new(code, error.to_string()).with_hint(hint)
 }
 
+/// What a restore never touches.
+#[derive(Default)]
+pub(crate) struct Spared {
+    /// Absolute paths, with all below them: the node's own state.
+    pub(crate) paths: Vec<PathBuf>,
+    /// What is left out of backups is in no snapshot; a restore to its place does not delete it.
+    pub(crate) rules: BTreeMap<PathBuf, Rules>,
+}
+
+impl Spared {
+    fn rules_below_root(&self) -> BTreeMap<Vec<u8>, Rules> {
+        let below = |path: &PathBuf| crate::os::path_bytes(path).iter().copied().skip_while(|byte| *byte == b'/').collect();
+        self.rules.iter().map(|(path, rules)| (below(path), rules.clone())).collect()
+    }
+}
+
 /// Restores a snapshot; blocking. Everything that could not be restored is a problem in the report.
 ///
 /// # Errors
@@ -99,20 +123,27 @@ pub(crate) fn run(
     library: &mut Library,
     snapshot: &Snapshot,
     wish: &Wish,
-    exclude: Vec<PathBuf>,
+    spared: Spared,
     report: &Report,
 ) -> Result<Event, Failure> {
     let clock = Instant::now();
     let target = crate::os::path_from_bytes(wish.to.bytes().unwrap_or_default());
-    let wanted = wanted_paths(wish)?;
-    let Wish { dry_run, delete, numeric_owners, .. } = *wish;
-    let options = RestoreOptions { dry_run, delete, numeric_owners, exclude, ..RestoreOptions::default() };
+    let wanted = Wanted::new(wish, snapshot)?;
+    let options = RestoreOptions {
+        dry_run: wish.dry_run,
+        delete: wish.delete,
+        numeric_owners: wish.numeric_owners,
+        selection: wanted.selection(),
+        rules: if wanted.in_place { spared.rules_below_root() } else { BTreeMap::new() },
+        exclude: spared.paths,
+        ..RestoreOptions::default()
+    };
     let writer = RestoreWriter::create(&target, options).map_err(|error| Failure::new(ExitCode::Failed, error.to_string()))?;
     let fetched_before = library.fetcher.bytes_fetched();
     let expected = expected(library, snapshot, &wanted);
-    let mut work = Work::new(&writer, library, report, expected, wish.dry_run);
+    let mut work = Work::new(&writer, library, report, wanted, expected, wish.dry_run);
 
-    let ended = work.everything(snapshot, &wanted, wish.delete);
+    let ended = work.everything(snapshot, wish.delete);
 
     let Work { mut result, plan, sockets, torn, .. } = work;
     // Also where the restore stops early: what was restored gets its other names, and its folders their modes and times.
@@ -126,19 +157,6 @@ pub(crate) fn run(
     result.problems = report.problems();
     result.dry_run = wish.dry_run;
     Ok(if wish.dry_run { plan.finish(result) } else { Event::result(result) })
-}
-
-/// The paths to restore, without their leading slash; the empty path is everything.
-fn wanted_paths(wish: &Wish) -> Result<Vec<Vec<u8>>, Failure> {
-    if wish.paths.is_empty() {
-        return Ok(vec![Vec::new()]);
-    }
-    let trimmed = |path: &PathText| {
-        let bytes = path.bytes().filter(|bytes| bytes.starts_with(b"/"));
-        let bytes = bytes.ok_or_else(|| Failure::new(ExitCode::Usage, format!("{} is not an absolute path", path.path)))?;
-        Ok(bytes.split(|byte| *byte == b'/').filter(|part| !part.is_empty()).collect::<Vec<_>>().join(&b'/'))
-    };
-    wish.paths.iter().map(trimmed).collect()
 }
 
 /// A file that is being written.
@@ -164,6 +182,7 @@ struct Work<'a> {
     writer: &'a RestoreWriter,
     library: &'a mut Library,
     report: &'a Report,
+    wanted: Wanted,
     prefetch: Prefetch<Begun>,
     current: Option<Current>,
     zeros: Zeros,
@@ -179,12 +198,20 @@ struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    fn new(writer: &'a RestoreWriter, library: &'a mut Library, report: &'a Report, totals: Totals, dry_run: bool) -> Self {
+    fn new(
+        writer: &'a RestoreWriter,
+        library: &'a mut Library,
+        report: &'a Report,
+        wanted: Wanted,
+        totals: Totals,
+        dry_run: bool,
+    ) -> Self {
         let prefetch = Prefetch::new(Arc::clone(&library.fetcher), library.runtime.clone());
         Self {
             writer,
             library,
             report,
+            wanted,
             prefetch,
             current: None,
             zeros: Zeros::default(),
@@ -200,83 +227,13 @@ impl<'a> Work<'a> {
     }
 
     /// All wanted paths, and then what is extra; how much of that was deleted.
-    fn everything(&mut self, snapshot: &Snapshot, wanted: &[Vec<u8>], delete: bool) -> Result<u64, Failure> {
-        for path in wanted {
-            self.ancestors(snapshot, path)?;
-            self.subtree(snapshot, path)?;
+    fn everything(&mut self, snapshot: &Snapshot, delete: bool) -> Result<u64, Failure> {
+        for path in self.wanted.paths.clone() {
+            self.ancestors(snapshot, &path)?;
+            self.subtree(snapshot, &path)?;
         }
         self.finish_files()?;
-        if delete { self.delete_extras(snapshot, wanted) } else { Ok(0) }
-    }
-
-    /// The folders on the way to a path, so that they get their own modes and times.
-    fn ancestors(&mut self, snapshot: &Snapshot, path: &[u8]) -> Result<(), Failure> {
-        for slash in path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at) {
-            let folder = &path[..slash];
-            let found = self.library.catalogue(snapshot.catalogue.clone()).lookup(folder);
-            if let Ok(Some(entry)) = found {
-                let (parent, name) = folder
-                    .iter()
-                    .rposition(|byte| *byte == b'/')
-                    .map_or((&[][..], folder), |at| (&folder[..at], &folder[at + 1..]));
-                self.apply(&backmesh_format::catalogue::key_of(parent, name), &entry)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Everything at and below a path.
-    fn subtree(&mut self, snapshot: &Snapshot, path: &[u8]) -> Result<(), Failure> {
-        let root = snapshot.catalogue.clone();
-        let mut entries = 0_u64;
-        // The walk borrows the pages while files are planned from the same pages, so it hands over what it found in portions.
-        let mut from: Option<Vec<u8>> = None;
-        loop {
-            let portion = self.portion(root.clone(), path, from.as_deref());
-            let last = portion.entries.last().map(|(key, _)| key.clone());
-            entries += portion.entries.len() as u64;
-            for (key, entry) in portion.entries {
-                self.go_on()?;
-                self.entry(key, entry)?;
-            }
-            // Nothing at all is no restore with problems.
-            if let Some(error) = portion.errors.first().filter(|_| self.result.entries == 0) {
-                return Err(unreadable(error));
-            }
-            for error in portion.errors {
-                let message = format!("a part of the catalogue cannot be read, and what it lists is missing: {error}");
-                self.report.problem(Problem::at(&[b"/", path].concat(), message));
-            }
-            match last {
-                Some(key) if !portion.done => from = Some(key),
-                _ => break,
-            }
-        }
-        if entries == 0 && !path.is_empty() {
-            self.report.problem(Problem::at(&[b"/", path].concat(), "it is not in the snapshot"));
-        }
-        Ok(())
-    }
-
-    fn portion(&mut self, root: Option<backmesh_format::catalogue::CatalogueRoot>, path: &[u8], after: Option<&[u8]>) -> Portion {
-        const PORTION: usize = 2048;
-        let mut catalogue = self.library.catalogue(root);
-        let mut walk = catalogue.walk(path);
-        if let Some(after) = after {
-            walk.seek(&[after, &[0]].concat());
-        }
-        let mut portion = Portion { entries: Vec::new(), errors: Vec::new(), done: true };
-        for found in walk {
-            match found {
-                Ok(found) => portion.entries.push(found),
-                Err(error) => portion.errors.push(error),
-            }
-            if portion.entries.len() >= PORTION {
-                portion.done = false;
-                break;
-            }
-        }
-        portion
+        if delete { self.delete_extras(snapshot) } else { Ok(0) }
     }
 
     fn entry(&mut self, key: Vec<u8>, entry: Entry) -> Result<(), Failure> {
@@ -498,30 +455,13 @@ impl<'a> Work<'a> {
         self.report.problem(Problem::at(&shown(key), format!("it cannot be restored: {why}")));
     }
 
-    /// Deletes what lies in the restored folders and is not in the snapshot.
-    fn delete_extras(&mut self, snapshot: &Snapshot, wanted: &[Vec<u8>]) -> Result<u64, Failure> {
-        let roots = snapshot.roots.iter().map(|root| root.0.strip_prefix(b"/").unwrap_or(&root.0).to_vec());
-        let inside = |path: &[u8], root: &[u8]| root.is_empty() || path == root || path.starts_with(&[root, b"/"].concat());
-        let within: Vec<Vec<u8>> = roots
-            .flat_map(|root| {
-                wanted.iter().filter_map(move |path| {
-                    if inside(path, &root) { Some(path.clone()) } else { inside(&root, path).then(|| root.clone()) }
-                })
-            })
-            .collect();
-        let mut catalogue = self.library.catalogue(snapshot.catalogue.clone());
-        let keys = catalogue.walk(&[]).map(|found| found.map(|(key, _)| key));
-        let (removed, problems) = self.writer.delete_extras(&within, keys).map_err(|error| unreadable(&error))?;
-        problems.iter().for_each(|error| self.report.problem(Problem::new(error.to_string())));
-        if self.dry_run {
-            for path in &removed {
-                let item = PlanItem { action: PlannedAction::Delete, path: PathText::new(&[b"/", &path[..]].concat()), bytes: 0 };
-                if let Some(part) = self.plan.push(item) {
-                    self.report.tell(part);
-                }
+    fn planned_deletions(&mut self, removed: &[Vec<u8>]) {
+        for path in removed {
+            let item = PlanItem { action: PlannedAction::Delete, path: PathText::new(&[b"/", &path[..]].concat()), bytes: 0 };
+            if let Some(part) = self.plan.push(item) {
+                self.report.tell(part);
             }
         }
-        Ok(removed.len() as u64)
     }
 
     fn tell(&mut self) {
@@ -535,10 +475,14 @@ impl<'a> Work<'a> {
     }
 }
 
+/// A part of a walk through the catalogue.
 struct Portion {
-    entries: Vec<(Vec<u8>, Entry)>,
+    entries: Vec<(Vec<u8>, Entry, Choice)>,
+    /// How many there were, those that were left out too.
+    seen: u64,
     errors: Vec<FetchError>,
-    done: bool,
+    /// Where to go on, behind the last key.
+    more: Option<(Rest, Vec<u8>)>,
 }
 
 /// What ends the restore where every further file would fail in the same way.

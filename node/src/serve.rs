@@ -125,8 +125,8 @@ async fn answer(node: Arc<Node>, request: Request, report: Report) {
             browse::dump(&node, wish, &report).await.map(Answer::from)
         }
         Request::Stats { snapshot } => browse::stats(&node, snapshot, &report).await.map(Answer::from),
-        Request::Restore { snapshot, paths, to, delete, dry_run, numeric_owners } => {
-            let wish = restore::Wish { snapshot, paths, to, delete, dry_run, numeric_owners };
+        Request::Restore { snapshot, paths, to, delete, dry_run, numeric_owners, include, exclude } => {
+            let wish = restore::Wish { snapshot, paths, to, delete, dry_run, numeric_owners, include, exclude };
             match restore::restore(&node, wish, &report).await {
                 Ok(end) => return report.send(end).await,
                 Err(failure) => Err(failure),

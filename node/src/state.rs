@@ -341,15 +341,12 @@ impl State {
         Config::parse(&text).map_err(|source| StateError::Config { path, source })
     }
 
-    /// Changes the list of protected folders; one process at a time, everything else in the file stays as a person wrote it.
-    /// `change` gets the list and may refuse.
+    /// Changes the list of protected folders and their rules; one process at a time, everything else in the file stays as a person
+    /// wrote it. `change` gets what there is and may refuse.
     ///
     /// # Errors
     /// What is wrong with the file, or what `change` says.
-    pub fn edit_protected<E: From<StateError>>(
-        &self,
-        change: impl FnOnce(&mut Vec<PathBuf>) -> Result<(), E>,
-    ) -> Result<Config, E> {
+    pub fn edit_protected<E: From<StateError>>(&self, change: impl FnOnce(&mut Config) -> Result<(), E>) -> Result<Config, E> {
         let lock = self.folder.join("config.lock");
         let _lock = os::lock(&lock).map_err(io_error("lock", &lock))?;
         let path = self.config_path();
@@ -359,8 +356,10 @@ impl State {
         }?;
         let in_config = |source| StateError::Config { path: path.clone(), source };
         let mut config = Config::parse(&text).map_err(in_config)?;
-        change(&mut config.protect)?;
-        let text = config::with_protected(&text, &config.protect).map_err(in_config)?;
+        change(&mut config)?;
+        // Rules of a folder that is no longer protected go with it.
+        config.rules.retain(|folder, _| config.protect.contains(folder));
+        let text = config::edited(&text, &config).map_err(in_config)?;
         write_private(&path, text.as_bytes())?;
         Ok(config)
     }

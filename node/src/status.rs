@@ -2,8 +2,7 @@
 
 use crate::node::Node;
 use backmesh_control::{
-    NodeStatus, PathText, PeerInfo, PeersResult, ShelfStatus, Standing, StatusResult, Time, VaultHealth, VaultStatus,
-    WorkgroupStatus,
+    NodeStatus, PeerInfo, PeersResult, ShelfStatus, Standing, StatusResult, Time, VaultHealth, VaultStatus, WorkgroupStatus,
 };
 use backmesh_format::vault::HeadBody;
 use backmesh_net::peer_id_text;
@@ -63,7 +62,7 @@ fn vault_status(node: &Node) -> VaultStatus {
         health: vault_health(node, &packs),
         shards_pending: node.outbox.shards_pending(),
         newest: newest(node, &body),
-        protected: node.config().protect.iter().map(|path| PathText::new(crate::os::path_bytes(path))).collect(),
+        protected: node.config().protected(),
         generation: node.vault.writer.certificate.generation,
         locked: node.vault.unsealing.is_empty(),
     }

@@ -480,7 +480,19 @@ fn what_an_agent_says_reaches_people_and_scripts() {
     assert_eq!(stderr(&output), "error: 2 of 4\n  wake anna\n");
     let path = |name: &str| PathText::new(home.path(name).as_os_str().as_bytes());
     let (snapshot, paths, to) = ("latest".to_owned(), vec![path("b")], path("back"));
-    assert_eq!(request, Request::Restore { snapshot, paths, to, delete: true, dry_run: true, numeric_owners: true });
+    assert_eq!(
+        request,
+        Request::Restore {
+            snapshot,
+            paths,
+            to,
+            delete: true,
+            dry_run: true,
+            numeric_owners: true,
+            include: Vec::new(),
+            exclude: Vec::new(),
+        }
+    );
 
     let (output, _) = ask(&["--json", "peers"], &[]);
     assert_eq!(output.status.code(), Some(1));

@@ -190,7 +190,7 @@ impl Group {
 
     /// Makes the owner protect a folder.
     pub(crate) fn protect(&self, folder: &Path) -> Result<()> {
-        self.owner.run(&["protect", folder.to_str().context("the path is not UTF-8")?]).map(drop)
+        self.owner.run(&["protect", "--no-defaults", folder.to_str().context("the path is not UTF-8")?]).map(drop)
     }
 
     /// CPU seconds of all holders since they were started.

@@ -26,7 +26,8 @@ fn ready(test: &str, tools: &[&str]) -> bool {
 /// and the results of both.
 fn lose_and_recover(group: &mut Group, folders: &[PathBuf]) -> (PathBuf, Value, Value) {
     let owner = &group.nodes[0];
-    folders.iter().for_each(|folder| owner.protect(folder));
+    let everything = ["protect", "--no-defaults", "--other-filesystems"];
+    owner.run(&everything.into_iter().chain(folders.iter().map(|folder| text(folder))).collect::<Vec<_>>()).expect(0);
     let saved = owner.run(&["--json", "backup"]).expect(0).result();
     println!("backed up: {saved}");
     let healthy = || Ok(owner.status()["vault"]["health"] == "healthy");

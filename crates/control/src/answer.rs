@@ -6,6 +6,7 @@ use crate::check::CheckResult;
 use crate::exit::ExitCode;
 use crate::key::KeyResult;
 use crate::path::PathText;
+use crate::rules::{LeftOut, ProtectResult, ProtectedFolder};
 use crate::time::Time;
 use serde::{Deserialize, Serialize};
 
@@ -114,6 +115,9 @@ pub struct BackupResult {
     /// What a person may want to know and is no problem, a sentence each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
+    /// What the rules left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<LeftOut>,
 }
 
 /// The vault's snapshots, the oldest first.
@@ -349,7 +353,7 @@ pub struct VaultStatus {
     pub newest: Option<Time>,
     /// The protected folders.
     #[serde(default)]
-    pub protected: Vec<PathText>,
+    pub protected: Vec<ProtectedFolder>,
     /// This machine writes as this generation.
     #[serde(default)]
     pub generation: u64,
@@ -486,15 +490,6 @@ pub struct JoinResult {
     /// An existing vault was taken over.
     #[serde(default)]
     pub takeover: bool,
-}
-
-/// What is protected now.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct ProtectResult {
-    /// The protected folders.
-    pub protected: Vec<PathText>,
-    /// Whether a running agent was told.
-    pub agent: bool,
 }
 
 /// What a demonstration showed.

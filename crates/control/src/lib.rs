@@ -23,6 +23,7 @@ mod key;
 mod line;
 mod path;
 mod request;
+mod rules;
 mod seed;
 mod select;
 mod time;
@@ -30,8 +31,8 @@ mod time;
 pub use admin::{CharterResult, CreateResult, InviteResult};
 pub use answer::{
     Answer, BackupResult, DemoHolder, DemoReport, DemoStep, EntryInfo, EntryKind, JoinResult, LsResult, NodeStatus, PeerInfo,
-    PeersResult, PlanItem, PlannedAction, ProtectResult, RestoreResult, ShelfStatus, SnapshotInfo, SnapshotsResult, Standing,
-    StatusResult, VaultHealth, VaultStatus, WorkgroupStatus,
+    PeersResult, PlanItem, PlannedAction, RestoreResult, ShelfStatus, SnapshotInfo, SnapshotsResult, Standing, StatusResult,
+    VaultHealth, VaultStatus, WorkgroupStatus,
 };
 pub use browse::{
     ChangeInfo, ChangeKind, DiffResult, DiffSums, DumpResult, FindRequest, FindResult, FindSums, FoundInfo, SnapshotStats,
@@ -45,6 +46,9 @@ pub use key::{KeyAction, KeyResult};
 pub use line::{ANSWER_BYTES_MAX, API, LineError, REQUEST_BYTES_MAX, read_line, serve_line};
 pub use path::{PathText, escape};
 pub use request::Request;
+pub use rules::{
+    DefaultPattern, FileSystems, FolderRules, FolderSize, LeftOut, ProtectPlan, ProtectResult, ProtectedFolder, RuleSource,
+};
 pub use seed::{DEFAULT_PORT, SeedError, parse_peer_id, parse_seed, peer_id, seed_text};
 pub use select::{Name, SelectError, Selector};
 pub use time::{Time, TimeError};

@@ -73,6 +73,12 @@ pub enum Request {
         /// As root, give files to the numbers of their owners, whatever users of these names have here.
         #[serde(default, skip_serializing_if = "is_false")]
         numeric_owners: bool,
+        /// Patterns in the gitignore way, from each path or root on: only what fits one of them is restored.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        include: Vec<String>,
+        /// What fits these patterns is not restored, nor deleted.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        exclude: Vec<String>,
     },
     /// How things are; answered by [`crate::StatusResult`].
     Status,

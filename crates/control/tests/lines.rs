@@ -3,8 +3,8 @@
 
 use backmesh_control::{
     ANSWER_BYTES_MAX, Answer, BackupResult, Batch, Client, ClientError, EntryInfo, EntryKind, Event, ExitCode, Failure,
-    FindRequest, LineError, LsResult, NodeStatus, PathText, Phase, Problem, Progress, REQUEST_BYTES_MAX, Request, RestoreResult,
-    ShelfStatus, StatusResult, Time, VaultHealth, VaultStatus, WorkgroupStatus, read_line, serve_line,
+    FindRequest, LeftOut, LineError, LsResult, NodeStatus, PathText, Phase, Problem, Progress, REQUEST_BYTES_MAX, Request,
+    RestoreResult, RuleSource, ShelfStatus, StatusResult, Time, VaultHealth, VaultStatus, WorkgroupStatus, read_line, serve_line,
 };
 use serde_json::{Value, json};
 use std::io::{Cursor, Read, Write};
@@ -32,13 +32,22 @@ fn the_fields_of_the_contract() {
         problems: 1,
         complete: false,
         notes: vec!["1 socket".into()],
+        left_out: vec![LeftOut {
+            source: RuleSource::IgnoreFile,
+            pattern: "*.o".into(),
+            files: 1,
+            folders: 0,
+            bytes: 5,
+            example: PathText::new(b"/a.o"),
+        }],
     };
     let event = Event::result(backup);
     assert_eq!(event.end(), Some(ExitCode::Problems));
     assert_eq!(
         json_of(&event),
         json!({"type": "result", "command": "backup", "snapshot": "ab".repeat(32), "files": 3, "bytes_read": 10, "bytes_added": 4096,
-            "bytes_sent": 8192, "seconds": 1.5, "problems": 1, "complete": false, "notes": ["1 socket"]})
+            "bytes_sent": 8192, "seconds": 1.5, "problems": 1, "complete": false,
+            "left_out": [{"source": "ignore_file", "pattern": "*.o", "files": 1, "folders": 0, "bytes": 5, "path": "/a.o"}], "notes": ["1 socket"]})
     );
 
     let status = StatusResult {
@@ -134,6 +143,8 @@ fn requests_are_read_as_they_are_written() {
             delete: true,
             dry_run: false,
             numeric_owners: true,
+            include: vec!["*.jpg".into()],
+            exclude: Vec::new(),
         },
         Request::Diff { before: "latest~1".into(), after: "latest".into(), paths: vec![PathText::new(b"/\xff")], metadata: true },
         Request::Find(FindRequest { patterns: vec!["*.odt".into()], kind: Some(EntryKind::File), ..FindRequest::default() }),

@@ -16,7 +16,9 @@ use backmesh_format::catalogue::{CatalogueRoot, Content, Entry, FileTime, Kind};
 use backmesh_format::index::ChunkRef;
 use backmesh_format::keys::ChunkIdKey;
 use backmesh_format::limits::CHUNK_BYTES_MAX;
-use backmesh_source::{Completed, Owners, SourceError, SourceFile, StatKey, WalkItem, WalkOptions, complete, open_file, walk};
+use backmesh_source::{
+    Completed, LeftOut, Owners, SourceError, SourceFile, StatKey, WalkItem, WalkOptions, complete, open_file, walk,
+};
 use backmesh_store::{StatCacheReader, StatCacheWriter};
 use std::io::{self, Read};
 use std::path::PathBuf;
@@ -44,6 +46,8 @@ pub(crate) struct Scanned {
     pub(crate) bytes_read: u64,
     /// Sockets met.
     pub(crate) sockets: u64,
+    /// What the rules left out.
+    pub(crate) left_out: Vec<LeftOut>,
 }
 
 /// New chunks on their way into frames.
@@ -191,10 +195,10 @@ impl<'a> Scan<'a> {
     }
 
     /// Walks `roots` in the catalogue's order; what was found, and the cache to be kept once the snapshot is durable.
-    pub(crate) fn run(mut self, roots: &[PathBuf], exclude: Vec<PathBuf>) -> Result<(Scanned, StatCacheWriter), BackupError> {
-        let options = WalkOptions { exclude, ..WalkOptions::default() };
-        self.totals.count_later(roots, &options);
-        for found in walk(roots, &options) {
+    pub(crate) fn run(mut self, roots: &[PathBuf], options: &WalkOptions) -> Result<(Scanned, StatCacheWriter), BackupError> {
+        self.totals.count_later(roots, options);
+        let mut walking = walk(roots, options);
+        for found in &mut walking {
             if self.report.is_stopped() {
                 return Err(BackupError::Interrupted);
             }
@@ -203,6 +207,7 @@ impl<'a> Scan<'a> {
                 Err(problem) => self.problem(&problem),
             }
         }
+        self.found.left_out = walking.left_out();
         let Self { catalogue, mut data, mut pages, mut found, cache, .. } = self;
         found.entries = catalogue.entries();
         found.catalogue = catalogue.finish(|page| pages.keep(&page)).map_err(write_failed)?;

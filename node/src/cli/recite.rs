@@ -1,12 +1,13 @@
 //! Results as text for people. Names come from other machines and old disks: all of them are escaped.
 
 mod check;
+mod rules;
 
 use super::output::local_time;
 use crate::units::{count, display_size};
 use backmesh_control::{
     Answer, BackupResult, DemoReport, EntryInfo, EntryKind, JoinResult, KeyResult, PathText, PeerInfo, PlanItem, PlannedAction,
-    ProtectResult, RestoreResult, SnapshotInfo, Standing, StatusResult, escape,
+    ProtectedFolder, RestoreResult, SnapshotInfo, Standing, StatusResult, escape,
 };
 use std::io::IsTerminal;
 
@@ -26,7 +27,7 @@ pub(super) fn answer(answer: &Answer, heading: bool, more: bool) -> String {
         Answer::Status(result) => status(result),
         Answer::Peers(result) => list(heading, PEER_HEADING, result.peers.iter().map(peer)),
         Answer::Join(result) => join(result),
-        Answer::Protect(result) => protect(result),
+        Answer::Protect(result) => rules::protect(result),
         Answer::Check(result) => check::text(result),
         Answer::Key(result) => key(result),
         Answer::Demo(result) => demo(result),
@@ -68,6 +69,7 @@ fn backup(result: &BackupResult) -> String {
         lines.push_str("It is safe; the agent delivers the remaining shards as their holders appear.\n");
     }
     lines.push_str(&notes(&result.notes));
+    lines.push_str(&rules::left_out(&result.left_out));
     lines.push_str(&problems(result.problems, "could not be backed up"));
     lines
 }
@@ -203,7 +205,11 @@ fn status(result: &StatusResult) -> String {
         if vault.locked {
             line("key", "not on this machine: only the recovery phrase opens the vault".to_owned());
         }
-        let protected: Vec<String> = vault.protected.iter().map(path).collect();
+        let folder = |folder: &ProtectedFolder| {
+            let rules: String = rules::rule_words(folder).iter().map(|words| format!("\n              {words}")).collect();
+            path(&folder.path) + &rules
+        };
+        let protected: Vec<String> = vault.protected.iter().map(folder).collect();
         line("protected", if protected.is_empty() { "nothing".to_owned() } else { protected.join("\n            ") });
     }
     if let Some(shelf) = &result.shelf {
@@ -283,13 +289,6 @@ fn key(result: &KeyResult) -> String {
     }
 }
 
-fn protect(result: &ProtectResult) -> String {
-    if result.protected.is_empty() {
-        return "Nothing is protected.\n".to_owned();
-    }
-    result.protected.iter().map(|folder| format!("protected {}\n", path(folder))).collect()
-}
-
 fn demo(report: &DemoReport) -> String {
     let mut lines = format!(
         "{} nodes, level {} ({} of {} shards rebuild a pack)\n{}: {} read, {} sealed, {} sent, {} kept by holders\n",
@@ -326,6 +325,7 @@ fn demo(report: &DemoReport) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use backmesh_control::ProtectResult;
 
     #[test]
     fn modes_as_ls_shows_them() {
@@ -338,7 +338,8 @@ mod tests {
 
     #[test]
     fn hostile_names_cannot_draw_on_the_terminal() {
-        let result = ProtectResult { protected: vec![PathText::new(b"/a\x1b[2J\n/b\xff")], agent: false };
+        let folder = ProtectedFolder { path: PathText::new(b"/a\x1b[2J\n/b\xff"), ..ProtectedFolder::default() };
+        let result = ProtectResult { protected: vec![folder], ..ProtectResult::default() };
         assert_eq!(answer(&Answer::Protect(result), true, false), "protected /a\\u{1b}[2J\\n/b\\xff\n");
         let info = PeerInfo {
             node: "\x1b]0;x".into(),

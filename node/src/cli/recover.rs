@@ -1,5 +1,6 @@
 //! `backmesh recover`.
 
+use super::rule_args::checked;
 use super::{Context, absolute, ls, secret, usage, when};
 use crate::recover::RecoverOptions;
 use backmesh_control::{ExitCode, parse_seed, seed_text};
@@ -33,6 +34,15 @@ pub(super) struct Recover {
     /// As root, give files to the numbers of their owners; otherwise users of the same names come first
     #[arg(long)]
     numeric_owners: bool,
+    /// Restore only what this pattern fits, in the gitignore way, from each protected folder on; may be repeated
+    #[arg(long, value_name = "PATTERN")]
+    include: Vec<String>,
+    /// Do not restore what this pattern fits; may be repeated
+    #[arg(long, value_name = "PATTERN")]
+    exclude: Vec<String>,
+    /// Show what would be done, do nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 impl Recover {
@@ -45,6 +55,9 @@ impl Recover {
             as_of: self.as_of,
             to: self.to.map(|folder| absolute(&folder)).transpose()?,
             numeric_owners: self.numeric_owners,
+            include: checked("--include", self.include)?,
+            exclude: checked("--exclude", self.exclude)?,
+            dry_run: self.dry_run,
             phrase: secret::read_phrase(&self.phrase_file)?,
             sink: &mut |event| cx.output.event(event),
         };

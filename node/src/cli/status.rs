@@ -2,7 +2,7 @@
 
 use super::{Context, client};
 use crate::state::{State, StateError};
-use backmesh_control::{Event, ExitCode, NodeStatus, PathText, Request, StatusResult, VaultStatus, WorkgroupStatus, peer_id};
+use backmesh_control::{Event, ExitCode, NodeStatus, Request, StatusResult, VaultStatus, WorkgroupStatus, peer_id};
 use clap::Args;
 
 /// Show how things are: the node, the workgroup, the vault's health, what is kept for others
@@ -37,7 +37,7 @@ fn answer(cx: &mut Context, status: StatusResult) -> ExitCode {
 /// What the papers say. Nothing is known of the others, so the vault's health is unknown.
 fn without_agent(state: &State) -> Result<StatusResult, StateError> {
     let (certificate, charter, writer) = (state.certificate()?, state.charter()?, state.writer()?);
-    let protected = state.config()?.protect;
+    let protected = state.config()?.protected();
     Ok(StatusResult {
         agent: false,
         node: Some(NodeStatus {
@@ -56,7 +56,7 @@ fn without_agent(state: &State) -> Result<StatusResult, StateError> {
         vault: Some(VaultStatus {
             id: writer.vault.to_string(),
             generation: writer.generation,
-            protected: protected.iter().map(|path| PathText::new(crate::os::path_bytes(path))).collect(),
+            protected,
             locked: matches!(state.unsealing_secrets(), Err(StateError::Locked)),
             ..VaultStatus::default()
         }),

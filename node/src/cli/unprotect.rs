@@ -18,9 +18,9 @@ pub(super) struct Unprotect {
 impl Unprotect {
     pub(super) fn run(self, cx: &mut Context) -> anyhow::Result<ExitCode> {
         let state = State::open(&cx.folder)?;
-        let config = state.edit_protected(|protected| {
+        let config = state.edit_protected(|config| {
             // All or nothing: a mistyped name changes nothing.
-            self.folders.iter().try_for_each(|folder| remove(protected, folder))
+            self.folders.iter().try_for_each(|folder| remove(&mut config.protect, folder))
         })?;
         answer(cx, &state, &config)
     }

@@ -1,25 +1,34 @@
 //! How much a restore has before it.
 
+use super::choosing::{Wanted, choice_of};
 use crate::library::Library;
 use backmesh_format::catalogue::Kind;
 use backmesh_format::vault::Snapshot;
+use backmesh_source::Choice;
 
 /// Entries that are counted ahead, about a second's work; of a larger part of a snapshot nothing is foretold.
 const COUNTED_MAX: usize = 200_000;
 
-/// Files and bytes at and below the wanted paths, which have no leading slash; none where that is not known soon enough.
-pub(super) fn expected(library: &mut Library, snapshot: &Snapshot, wanted: &[Vec<u8>]) -> Option<(u64, u64)> {
-    if covers_all(snapshot, wanted) {
+/// Files and bytes of what is wanted; none where that is not known soon enough.
+pub(super) fn expected(library: &mut Library, snapshot: &Snapshot, wanted: &Wanted) -> Option<(u64, u64)> {
+    if covers_all(snapshot, &wanted.paths) && wanted.selection().is_none() {
         return Some((snapshot.files, snapshot.bytes));
     }
     let (mut entries, mut files, mut bytes) = (0, 0, 0);
-    for path in wanted {
-        for found in library.catalogue(snapshot.catalogue.clone()).walk(path) {
+    for path in &wanted.paths {
+        let mut chooser = wanted.chooser(path);
+        let mut catalogue = library.catalogue(snapshot.catalogue.clone());
+        let mut walk = catalogue.walk(path);
+        while let Some(found) = walk.next() {
             entries += 1;
             if entries > COUNTED_MAX {
                 return None;
             }
-            if let Kind::File { bytes: of_file, .. } = found.ok()?.1.kind {
+            let (key, entry) = found.ok()?;
+            let is_taken = choice_of(&key, &entry, &mut chooser, &mut walk) == Choice::Take;
+            if let Kind::File { bytes: of_file, .. } = entry.kind
+                && is_taken
+            {
                 (files, bytes) = (files + 1, bytes + of_file);
             }
         }

@@ -1,7 +1,13 @@
 //! `config.toml`: what a person may set. Read into [`Config`], which holds only what is true; edited without touching the rest.
 
+mod rules;
+
+pub use rules::{compile, protected_folder};
+
 use crate::{os, units};
-use backmesh_control::PathText;
+use backmesh_control::{FolderRules, PathText, ProtectedFolder};
+use backmesh_source::{BadPattern, Rules};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 use toml_edit::{Array, DocumentMut, InlineTable, Item, Value};
@@ -11,6 +17,8 @@ use toml_edit::{Array, DocumentMut, InlineTable, Item, Value};
 pub struct Config {
     /// The folders that are backed up: absolute, none below another.
     pub protect: Vec<PathBuf>,
+    /// What they leave out; those that are not here, what is left out everywhere.
+    pub rules: BTreeMap<PathBuf, FolderRules>,
     /// What is offered to others, in bytes; 0 keeps nothing for anyone.
     pub offer_bytes: u64,
     /// Where the agent listens, as multiaddresses; empty for the default port on all addresses.
@@ -24,7 +32,7 @@ pub enum ConfigError {
     #[error("{0}")]
     Syntax(#[from] toml_edit::TomlError),
     /// A setting that does not exist.
-    #[error("\"{0}\" is not a setting; there are protect, offer and listen")]
+    #[error("\"{0}\" is not a setting; there are protect, rules, offer and listen")]
     Unknown(String),
     /// A setting with a value of the wrong kind.
     #[error("\"{setting}\" should be {expected}")]
@@ -37,6 +45,39 @@ pub enum ConfigError {
     /// A folder that is not absolute.
     #[error("\"protect\" has {0}, which is not an absolute path")]
     Relative(String),
+    /// A setting of rules that does not exist.
+    #[error("\"{0}\" is not a setting of rules; there are folder, patterns, defaults, gitignore, nodump and file_systems")]
+    UnknownRule(String),
+    /// Rules that do not say for what.
+    #[error("line {line}: \"rules\" have no \"folder\" that is an absolute path")]
+    RulesFolder {
+        /// The line.
+        line: usize,
+    },
+    /// Rules for something else.
+    #[error("line {line}: \"rules\" are for {folder}, which is not protected: write them for one of the folders in \"protect\"")]
+    NotProtected {
+        /// The line.
+        line: usize,
+        /// The folder.
+        folder: String,
+    },
+    /// Rules in two places.
+    #[error("line {line}: {folder} has rules twice: write them in one place")]
+    RulesTwice {
+        /// The line.
+        line: usize,
+        /// The folder.
+        folder: String,
+    },
+    /// A pattern that makes no sense.
+    #[error("line {line}: {error}")]
+    Pattern {
+        /// The line.
+        line: usize,
+        /// The pattern, and what is wrong with it.
+        error: BadPattern,
+    },
     /// Not a size.
     #[error("\"offer\": {0}")]
     Size(#[from] units::SizeError),
@@ -48,6 +89,10 @@ const HEADER: &str = "\
 #   protect = [\"/home/anna\"]    folders that are backed up
 #   offer = \"200 GiB\"           disk space for other members' shards
 #   listen = []                  multiaddresses; empty for port 47770 on all addresses
+# What a folder leaves out, beside caches and trash (`backmesh protect --show-defaults`), in the gitignore way, at the end of the file:
+#   [[rules]]
+#   folder = \"/home/anna\"
+#   patterns = [\"*.iso\", \"!/important.iso\"]
 
 ";
 
@@ -64,10 +109,30 @@ impl Config {
                 "protect" => config.protect = paths(item)?,
                 "offer" => config.offer_bytes = offer(item)?,
                 "listen" => config.listen = texts(item)?,
+                "rules" => {}
                 other => return Err(ConfigError::Unknown(backmesh_control::escape(other.as_bytes()))),
             }
         }
+        config.rules = rules::read(text, &config.protect)?;
         Ok(config)
+    }
+
+    /// The protected folders, with what they leave out.
+    pub fn protected(&self) -> Vec<ProtectedFolder> {
+        self.protect.iter().map(|path| protected_folder(path, self.rules_of(path))).collect()
+    }
+
+    /// What a protected folder leaves out.
+    pub fn rules_of(&self, folder: &Path) -> FolderRules {
+        self.rules.get(folder).cloned().unwrap_or_default()
+    }
+
+    /// The rules of all protected folders, for a walk.
+    ///
+    /// # Errors
+    /// The first pattern that makes no sense.
+    pub fn walk_rules(&self) -> Result<BTreeMap<PathBuf, Rules>, BadPattern> {
+        self.protect.iter().map(|path| Ok((path.clone(), compile(&self.rules_of(path))?))).collect()
     }
 
     /// The text of a new file with these settings.
@@ -76,21 +141,26 @@ impl Config {
         document["protect"] = Item::Value(path_array(&self.protect));
         document["offer"] = toml_edit::value(units::exact_size(self.offer_bytes));
         document["listen"] = Item::Value(Value::Array(self.listen.iter().collect()));
+        rules::write(&mut document, &self.rules);
         format!("{HEADER}{document}")
     }
 }
 
-/// The same file with another list of protected folders; everything else stays as it is.
+/// The same file with other protected folders and rules; everything else stays as it is.
 ///
 /// # Errors
 /// Where the file is not TOML.
-pub fn with_protected(text: &str, protect: &[PathBuf]) -> Result<String, ConfigError> {
+pub fn edited(text: &str, config: &Config) -> Result<String, ConfigError> {
     let mut document: DocumentMut = text.parse()?;
-    let mut list = path_array(protect);
-    if let Some(old) = document.get("protect").and_then(Item::as_value) {
-        *list.decor_mut() = old.decor().clone();
+    let old = document.get("protect");
+    if old.is_none_or(|old| paths(old).ok().as_ref() != Some(&config.protect)) {
+        let mut list = path_array(&config.protect);
+        if let Some(old) = old.and_then(Item::as_value) {
+            *list.decor_mut() = old.decor().clone();
+        }
+        document["protect"] = Item::Value(list);
     }
-    document["protect"] = Item::Value(list);
+    rules::write(&mut document, &config.rules);
     Ok(document.to_string())
 }
 
@@ -117,20 +187,27 @@ fn paths(item: &Item) -> Result<Vec<PathBuf>, ConfigError> {
     let wrong = || ConfigError::Kind { setting: "protect", expected: "a list of absolute paths, such as [\"/home/anna\"]" };
     let mut paths = Vec::new();
     for value in item.as_array().ok_or_else(wrong)? {
-        let coded = value.as_inline_table().and_then(|table| table.get("base64")?.as_str());
-        let text = match (value.as_str(), coded) {
-            (Some(text), _) => PathText { path: text.to_owned(), path_base64: None },
-            (None, Some(coded)) => PathText { path: String::new(), path_base64: Some(coded.to_owned()) },
-            (None, None) => return Err(wrong()),
-        };
-        let bytes = text.bytes().ok_or_else(wrong)?;
-        let path = os::path_from_bytes(bytes);
+        let path = bytes_of(value).map(os::path_from_bytes).ok_or_else(wrong)?;
         if !path.is_absolute() {
             return Err(ConfigError::Relative(backmesh_control::escape(os::path_bytes(&path))));
         }
         paths.push(path);
     }
     Ok(paths)
+}
+
+/// The absolute path that a value is; none where it is something else.
+fn path_of(value: &Value) -> Option<PathBuf> {
+    bytes_of(value).map(os::path_from_bytes).filter(|path| path.is_absolute())
+}
+
+fn bytes_of(value: &Value) -> Option<Vec<u8>> {
+    let coded = value.as_inline_table().and_then(|table| table.get("base64")?.as_str());
+    let text = match (value.as_str(), coded) {
+        (Some(text), _) => PathText { path: text.to_owned(), path_base64: None },
+        (None, coded) => PathText { path: String::new(), path_base64: Some(coded?.to_owned()) },
+    };
+    text.bytes()
 }
 
 fn offer(item: &Item) -> Result<u64, ConfigError> {
@@ -155,7 +232,8 @@ mod tests {
     fn what_is_written_is_read() {
         let odd = os::path_from_bytes(b"/srv/\xff".to_vec());
         let config = Config {
-            protect: vec!["/home/ä b\"c".into(), odd],
+            protect: vec!["/home/ä b\"c".into(), odd.clone()],
+            rules: [(odd, FolderRules { patterns: vec!["*.o".into()], ..FolderRules::default() })].into(),
             offer_bytes: 200 << 30,
             listen: vec!["/ip4/127.0.0.1/tcp/0".into()],
         };
@@ -170,10 +248,11 @@ mod tests {
     #[test]
     fn editing_keeps_what_a_person_wrote() {
         let text = "# mine\noffer = \"1 GiB\" # little\nprotect = [\"/a\"] # why\n# end\n";
-        let edited = with_protected(text, &["/a".into(), "/b".into()]).unwrap();
+        let with = |text: &str, protect: Vec<PathBuf>| edited(text, &Config { protect, ..Config::default() }).unwrap();
+        let edited = with(text, vec!["/a".into(), "/b".into()]);
         assert_eq!(edited, "# mine\noffer = \"1 GiB\" # little\nprotect = [\n    \"/a\",\n    \"/b\",\n] # why\n# end\n");
-        assert_eq!(with_protected(&edited, &["/a".into()]).unwrap(), text);
-        assert_eq!(with_protected("", &[]).unwrap(), "protect = []\n");
+        assert_eq!(with(&edited, vec!["/a".into()]), text);
+        assert_eq!(with("", Vec::new()), "protect = []\n");
     }
 
     #[test]
