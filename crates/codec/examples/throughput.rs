@@ -163,7 +163,7 @@ impl Run {
         self.spent("roots", start, length * n / k);
         let start = now();
         let chosen: Vec<usize> = (n - k..n).collect();
-        stripe::check(&id, &key, class, k, &shards, &chosen, &chunks, &self.id_key)?;
+        stripe::check(&id, &key, class, k, &shards, &chosen, &chunks, &self.id_key, &self.buffers)?;
         self.spent("check", start, length);
         Ok(())
     }

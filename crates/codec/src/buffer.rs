@@ -110,7 +110,7 @@ mod tests {
         let first = pool.take(1000, 1000);
         let at = first.as_ptr();
         drop(first);
-        assert_eq!(pool.take(10, 400).as_ptr() == at, false);
+        assert_ne!(pool.take(10, 400).as_ptr(), at);
         let again = pool.take(900, 950);
         assert_eq!((again.as_ptr(), again.len()), (at, 900));
         let mut other = pool.take(1000, 1000);
@@ -132,7 +132,9 @@ mod tests {
     #[test]
     fn copies_stay_away_from_the_pool() {
         let pool = Buffers::default();
-        let copy = pool.take(3, 3).clone();
+        let original = pool.take(3, 3);
+        let copy = original.clone();
+        drop(original);
         assert_eq!(unused(&pool).len(), 1);
         drop(copy);
         assert_eq!(unused(&pool).len(), 1);

@@ -47,7 +47,7 @@ pub struct StripeTemplate {
 pub struct BuiltStripe {
     /// The record that travels with every shard.
     pub record: Signed<Stripe>,
-    /// The shards, data first. The data shards are parts of the pack where it lies, the others of one buffer.
+    /// The shards, data first. The data shards are parts of the pack where it lies.
     pub shards: Vec<Bytes>,
     /// The data shards together: the pack, with zeros at its end.
     pub pack: Bytes,
@@ -97,7 +97,6 @@ pub enum CheckError {
 ///
 /// # Errors
 /// `Check` where the shards do not give the chunks back: build the pack again, and tell the person if it happens twice.
-#[expect(clippy::too_many_arguments, reason = "everything that a stripe is made of")]
 pub fn build(
     pack: FinishedPack,
     template: &StripeTemplate,
@@ -115,7 +114,7 @@ pub fn build(
     let pack_root = tree::root(&bytes);
     let (pack, shards) = encode(bytes, k, n, buffers)?;
     let shard_roots = shards.iter().map(|shard| tree::root(shard)).collect();
-    check(&id, &key, class, k, &shards, &random_choice(k, n, rng), &chunks, id_key)?;
+    check(&id, &key, class, k, &shards, &random_choice(k, n, rng), &chunks, id_key, buffers)?;
     let stripe = Stripe {
         vault: template.vault,
         pack: id,
@@ -143,20 +142,14 @@ pub fn encode(mut pack: Buffer, k: usize, n: usize, buffers: &Buffers) -> Result
     check_shape(k, n)?;
     let part = pack.len().div_ceil(k);
     pack.resize(part * k, 0);
-    let parity = parity(&pack, part, k, n, buffers);
-    let pack = Bytes::from_owner(pack);
-    let parts = |bytes: &Bytes| (0..bytes.len() / part).map(|at| bytes.slice(at * part..(at + 1) * part)).collect::<Vec<_>>();
-    let mut shards = parts(&pack);
-    shards.extend(parts(&parity));
-    Ok((pack, shards))
-}
-
-/// The n - k shards that are not the pack, one after the other.
-fn parity(pack: &[u8], part: usize, k: usize, n: usize, buffers: &Buffers) -> Bytes {
-    let mut parity = buffers.take((n - k) * part, (n - k) * part);
+    // In buffers of their own: a holder that is slow to take its shard keeps no others in memory.
+    let mut parity: Vec<Buffer> = (k..n).map(|_| buffers.take(part, part)).collect();
     let data: Vec<&[u8]> = pack.chunks_exact(part).collect();
-    Code::new(k).parity(&data, k, &mut parity.chunks_exact_mut(part).collect::<Vec<_>>());
-    Bytes::from_owner(parity)
+    Code::new(k).parity(&data, k, &mut parity.iter_mut().map(|shard| &mut shard[..]).collect::<Vec<_>>());
+    let pack = Bytes::from_owner(pack);
+    let data = (0..k).map(|shard| pack.slice(shard * part..(shard + 1) * part));
+    let shards = data.chain(parity.into_iter().map(Bytes::from_owner)).collect();
+    Ok((pack, shards))
 }
 
 /// One shard of a pack, from its data shards together.
@@ -212,10 +205,12 @@ pub fn check(
     chosen: &[usize],
     chunks: &[(ChunkId, FramePlace)],
     id_key: &ChunkIdKey,
+    buffers: &Buffers,
 ) -> Result<(), CheckError> {
     check_shape(k, shards.len())?;
     let code = Code::new(k);
-    let mut source = PackSource::new(&code, class, shards, chosen)?;
+    let scratch = buffers.take(SCRATCH_BYTES, SCRATCH_BYTES);
+    let mut source = PackSource::new(&code, class, shards, chosen, scratch)?;
     let table = pack::open_trailer(pack, key, class, source.read(&pack::trailer_range(class)))?;
     let frames = pack::open_table(pack, key, &table, source.read(&table))?;
     let (mut opener, mut rest) = (FrameOpener::default(), chunks);
@@ -239,11 +234,20 @@ struct PackSource<'a> {
     decoder: Decoder<'a>,
     inputs: Vec<&'a [u8]>,
     part: usize,
-    scratch: Vec<u8>,
+    scratch: Buffer,
 }
 
+/// Room for the largest frame, its head and its seal.
+const SCRATCH_BYTES: usize = limits::FRAME_BYTES_MAX as usize + (64 << 10);
+
 impl<'a> PackSource<'a> {
-    fn new(code: &'a Code, class: SizeClass, shards: &'a [impl AsRef<[u8]>], chosen: &[usize]) -> Result<Self, CodeError> {
+    fn new(
+        code: &'a Code,
+        class: SizeClass,
+        shards: &'a [impl AsRef<[u8]>],
+        chosen: &[usize],
+        scratch: Buffer,
+    ) -> Result<Self, CodeError> {
         let too_few = CodeError::TooFew { present: chosen.len(), k: code.k() };
         let decoder = code.decoder(chosen).ok_or(too_few)?;
         let numbered = decoder.present.iter().map(|shard| (*shard, shards.get(*shard).map_or(&[][..], AsRef::as_ref)));
@@ -253,7 +257,7 @@ impl<'a> PackSource<'a> {
         if part != expected {
             return Err(CodeError::Length { shard: chosen.first().copied().unwrap_or(0), found: part, expected });
         }
-        Ok(Self { decoder, inputs: numbered.into_iter().map(|(_, bytes)| bytes).collect(), part, scratch: Vec::new() })
+        Ok(Self { decoder, inputs: numbered.into_iter().map(|(_, bytes)| bytes).collect(), part, scratch })
     }
 
     /// A range of the pack, as a copy that may be opened where it lies.
@@ -484,7 +488,7 @@ mod tests {
         let (k, padding) = (3, pack.padding_bytes as usize);
         let shards = encode(pack.bytes.to_vec(), k, 6).unwrap();
         let check_all = |shards: &[Vec<u8>], chosen: &[usize]| {
-            check(&pack.id, &pack.key, pack.class, k, shards, chosen, &pack.chunks, &id_key())
+            check(&pack.id, &pack.key, pack.class, k, shards, chosen, &pack.chunks, &id_key(), &Buffers::default())
         };
         for chosen in [[0, 1, 2], [3, 4, 5], [5, 0, 4], [2, 3, 1]] {
             check_all(&shards, &chosen).unwrap();
@@ -505,8 +509,9 @@ mod tests {
     fn the_check_finds_chunks_that_are_not_those_promised() {
         let pack = finished(12);
         let shards = encode(pack.bytes.to_vec(), 2, 4).unwrap();
-        let check_all =
-            |chunks: &[(ChunkId, FramePlace)]| check(&pack.id, &pack.key, pack.class, 2, &shards, &[1, 3], chunks, &id_key());
+        let check_all = |chunks: &[(ChunkId, FramePlace)]| {
+            check(&pack.id, &pack.key, pack.class, 2, &shards, &[1, 3], chunks, &id_key(), &Buffers::default())
+        };
         check_all(&pack.chunks).unwrap();
         let mut other_id = pack.chunks.clone();
         other_id[3].0.0[31] ^= 1;

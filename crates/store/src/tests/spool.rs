@@ -107,7 +107,7 @@ fn packs_and_acknowledgements_survive_everything() {
             let SpooledPack { record, chunks, .. } = spooled(number);
             let description = spool.description(&pending.place.pack).unwrap();
             assert_eq!((description.record, description.chunks), (record, chunks), "{case}");
-            check_shards(&spool, number, &case.to_string());
+            check_shards(&spool, number, case);
         }
         spool.add(&[spooled(50)]).unwrap();
         assert!(!disk.files().iter().any(|path| path.to_string_lossy().ends_with(".unfinished")), "{case}");
