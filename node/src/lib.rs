@@ -2,6 +2,7 @@
 //! use it.
 
 pub mod agent;
+mod allocator;
 pub mod backup;
 pub mod browse;
 pub mod check;
