@@ -156,6 +156,12 @@ pub async fn back_up(node: &Arc<Node>, report: &Report) -> Result<BackupResult, 
         return Err(BackupError::TakingOver);
     }
     let _alone = node.backing_up.try_lock().map_err(|_| BackupError::Running)?;
+    let ended = back_up_alone(node, report).await;
+    node.rest().await;
+    ended
+}
+
+async fn back_up_alone(node: &Arc<Node>, report: &Report) -> Result<BackupResult, BackupError> {
     let (clock, started_at) = (Instant::now(), crate::os::now());
     let sent_before = node.outgoing.bytes_sent();
     let config = node.config();

@@ -156,6 +156,15 @@ impl Node {
         Ok((self.stat_cache.reader(&epoch), self.stat_cache.writer(&epoch, rand::random())?))
     }
 
+    /// Gives back the memory that a backup or a restore has taken; what is asked for next is read from the disk again.
+    pub async fn rest(self: &Arc<Self>) {
+        let node = Arc::clone(self);
+        node.outbox.shrink();
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || node.index.rest()).await {
+            tracing::warn!("the index of chunks goes on using memory: {error}");
+        }
+    }
+
     /// The vault, to read in.
     ///
     /// # Errors

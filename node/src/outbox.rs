@@ -181,6 +181,12 @@ impl Outbox {
         }
     }
 
+    /// Gives back the memory of the packs that have arrived.
+    pub fn shrink(&self) {
+        lock(&self.waiting).shrink_to_fit();
+        lock(&self.on_the_way).shrink_to_fit();
+    }
+
     /// Gives up all chunks that were claimed and are in no pack, because a backup ended early. No backup may be running.
     pub fn disclaim_unpacked(&self) {
         let packed: HashSet<ChunkId> = {

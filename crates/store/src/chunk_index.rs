@@ -249,6 +249,20 @@ impl ChunkIndex {
         self.hand_over(&mut self.writer())
     }
 
+    /// Gives back the memory that work has taken: many new chunks go to the database, and the pages of the database are forgotten. The
+    /// next call opens it again, which takes milliseconds.
+    ///
+    /// # Errors
+    /// The disk's, or that the index is damaged. Nothing is lost by it.
+    pub fn rest(&self) -> Result<(), ChunkIndexError> {
+        let mut writer = self.writer();
+        // Fewer are not worth the pages that would be written for them.
+        if self.read_state(|state| state.delta.chunks()) > self.options.delta_chunks_max / 4 {
+            self.hand_over(&mut writer)?;
+        }
+        Ok(self.db.close()?)
+    }
+
     /// Flushes, and gives the disk back what the database has grown by; lookups wait meanwhile, seconds for a large index. Worth it
     /// now and then while the node is idle: after many flushes a row takes three times the room it needs.
     ///

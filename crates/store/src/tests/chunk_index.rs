@@ -218,3 +218,21 @@ fn a_missing_journal_is_noticed() {
     crate::durable::remove(&disk, &dir().join("journal.log")).unwrap();
     assert!(matches!(open(&disk), Err(ChunkIndexError::Gap { .. })));
 }
+
+#[test]
+fn a_rest_changes_nothing_but_memory() {
+    let disk = FaultyDisk::new();
+    let index = open(&disk).unwrap();
+    let ids: Vec<ChunkId> = (0..6).flat_map(chunks_of).map(|(id, _)| id).collect();
+    for number in 0..6 {
+        index.insert_pack(place(number), purpose_of(number), &chunks_of(number)).unwrap();
+        index.rest().unwrap();
+        let known = index.lookup(&ids).unwrap().iter().flatten().count();
+        assert_eq!(known, (number as usize + 1) * 3);
+    }
+    index.rest().unwrap();
+    index.rest().unwrap();
+    assert_eq!(index.next_pack(), 6);
+    drop(index);
+    assert!(open(&disk).unwrap().lookup(&ids).unwrap().iter().all(Option::is_some));
+}
