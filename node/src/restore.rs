@@ -7,6 +7,7 @@ mod expected;
 pub(crate) mod fetching;
 mod holes;
 mod notes;
+mod shared;
 
 use crate::fetch::FetchError;
 use crate::library::Library;
@@ -75,7 +76,9 @@ pub async fn restore(node: &Arc<Node>, wish: Wish, report: &Report) -> Result<Ev
         let snapshot = crate::browse::pick(&mut library, &wish.snapshot)?;
         run(&mut library, &snapshot, &wish, Spared { paths: vec![state], rules }, &report)
     });
-    work.await.map_err(|error| Failure::new(ExitCode::Failed, error.to_string()))?
+    let ended = work.await;
+    node.rest().await;
+    ended.map_err(|error| Failure::new(ExitCode::Failed, error.to_string()))?
 }
 
 /// The node's own vault, to read in; holders that are missed are named as people know them.

@@ -1,11 +1,12 @@
-//! Fetches what a restore, or a dump, needs next while it writes what came before. What is under way is bounded in bytes and in frames, because a
-//! chunk that was stored long ago may need a whole frame of its own.
+//! Fetches what a restore, or a dump, needs next while it writes what came before. What is under way is bounded in bytes and in frames,
+//! because a chunk that was stored long ago may need a whole frame of its own.
 
-use crate::fetch::{FetchError, Fetcher, Frame};
+use super::shared::{FrameName, Frames, Shared};
+use crate::fetch::{FetchError, Fetcher};
 use crate::library::Places;
 use backmesh_control::{ExitCode, Failure};
+use backmesh_format::ChunkId;
 use backmesh_format::index::{ChunkRef, FramePlace, PackPlace, Place};
-use backmesh_format::{ChunkId, PackId};
 use futures::StreamExt;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -42,7 +43,22 @@ type PlacedOp<B> = (Op<B>, Option<Result<Place, FetchError>>);
 /// Steps whose frames were fetched.
 pub(crate) struct Fetched<B> {
     pub(crate) ops: Vec<PlacedOp<B>>,
-    pub(crate) frames: HashMap<(PackId, u32), Result<Frame, FetchError>>,
+    pub(crate) frames: Frames,
+}
+
+/// Steps that wait for their frames.
+struct Portion<B> {
+    ops: Vec<PlacedOp<B>>,
+    /// All frames that they read from.
+    frames: Vec<FrameName>,
+    /// Those of them that no portion before fetches.
+    new: HashMap<PackPlace, Vec<FramePlace>>,
+}
+
+impl<B> Default for Portion<B> {
+    fn default() -> Self {
+        Self { ops: Vec::new(), frames: Vec::new(), new: HashMap::new() }
+    }
 }
 
 /// Steps on their way.
@@ -51,13 +67,22 @@ pub(crate) struct Prefetch<B> {
     runtime: Handle,
     gathered: Vec<Op<B>>,
     gathered_bytes: u64,
-    waiting: VecDeque<Vec<PlacedOp<B>>>,
-    under_way: VecDeque<JoinHandle<Fetched<B>>>,
+    waiting: VecDeque<Portion<B>>,
+    under_way: VecDeque<(Portion<B>, JoinHandle<Frames>)>,
+    shared: Shared,
 }
 
 impl<B: Send + 'static> Prefetch<B> {
     pub(crate) fn new(fetcher: Arc<Fetcher>, runtime: Handle) -> Self {
-        Self { fetcher, runtime, gathered: Vec::new(), gathered_bytes: 0, waiting: VecDeque::new(), under_way: VecDeque::new() }
+        Self {
+            fetcher,
+            runtime,
+            gathered: Vec::new(),
+            gathered_bytes: 0,
+            waiting: VecDeque::new(),
+            under_way: VecDeque::new(),
+            shared: Shared::default(),
+        }
     }
 
     /// Takes a step; gives back earlier ones that are ready where enough are under way.
@@ -95,48 +120,46 @@ impl<B: Send + 'static> Prefetch<B> {
         let ids: Vec<ChunkId> =
             ops.iter().filter_map(|op| if let Op::Fetch(chunk) = op { Some(chunk.id) } else { None }).collect();
         let mut found = places.of(&ids).into_iter();
-        let mut portion: Vec<PlacedOp<B>> = Vec::new();
-        let mut frames: Vec<(PackId, u32)> = Vec::new();
+        let mut portion = Portion::default();
         for op in ops {
             let place = if matches!(op, Op::Fetch(_)) { found.next() } else { None };
-            if let Some(Ok(place)) = &place {
-                let frame = (place.pack.pack, place.at.frame);
-                if !frames.contains(&frame) {
-                    if frames.len() >= FRAMES_MAX {
+            if let Some(Ok(Place { pack, at })) = &place {
+                let frame = (pack.pack, at.frame);
+                if !portion.frames.contains(&frame) {
+                    if portion.frames.len() >= FRAMES_MAX {
                         self.waiting.push_back(std::mem::take(&mut portion));
-                        frames.clear();
                     }
-                    frames.push(frame);
+                    portion.frames.push(frame);
+                    if self.shared.want(frame) {
+                        portion.new.entry(*pack).or_default().push(*at);
+                    }
                 }
             }
-            portion.push((op, place));
+            portion.ops.push((op, place));
         }
         self.waiting.push_back(portion);
     }
 
     fn start(&mut self) {
         while self.under_way.len() < PORTIONS {
-            let Some(portion) = self.waiting.pop_front() else { return };
-            self.under_way.push_back(self.runtime.spawn(fetch(Arc::clone(&self.fetcher), portion)));
+            let Some(mut portion) = self.waiting.pop_front() else { return };
+            let new = std::mem::take(&mut portion.new);
+            let fetching = self.runtime.spawn(fetch(Arc::clone(&self.fetcher), new));
+            self.under_way.push_back((portion, fetching));
         }
     }
 
     /// A portion that is lost must end the restore: its files would be missing without a word.
     fn take(&mut self) -> Result<Option<Fetched<B>>, Failure> {
-        let Some(next) = self.under_way.pop_front() else { return Ok(None) };
-        let fetched = self.runtime.block_on(next);
+        let Some((portion, fetching)) = self.under_way.pop_front() else { return Ok(None) };
+        let fetched = self.runtime.block_on(fetching);
         self.start();
-        fetched.map(Some).map_err(|error| Failure::new(ExitCode::Failed, format!("fetching stopped: {error}")))
+        let fetched = fetched.map_err(|error| Failure::new(ExitCode::Failed, format!("fetching stopped: {error}")))?;
+        Ok(Some(Fetched { frames: self.shared.take(&portion.frames, fetched), ops: portion.ops }))
     }
 }
 
-async fn fetch<B>(fetcher: Arc<Fetcher>, ops: Vec<PlacedOp<B>>) -> Fetched<B> {
-    let mut wanted: HashMap<PackPlace, Vec<FramePlace>> = HashMap::new();
-    for (_, place) in &ops {
-        if let Some(Ok(place)) = place {
-            wanted.entry(place.pack).or_default().push(place.at);
-        }
-    }
+async fn fetch(fetcher: Arc<Fetcher>, wanted: HashMap<PackPlace, Vec<FramePlace>>) -> Frames {
     let mut packs = futures::stream::iter(wanted)
         .map(|(pack, places)| {
             let fetcher = Arc::clone(&fetcher);
@@ -150,6 +173,5 @@ async fn fetch<B>(fetcher: Arc<Fetcher>, ops: Vec<PlacedOp<B>>) -> Fetched<B> {
             Err(error) => frames.extend(places.iter().map(|place| ((pack.pack, place.frame), Err(error.clone())))),
         }
     }
-    drop(packs);
-    Fetched { ops, frames }
+    frames
 }
