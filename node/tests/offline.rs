@@ -331,6 +331,54 @@ fn wrong_phrases_are_told_apart() {
 }
 
 #[test]
+fn rules_of_protected_folders() {
+    let home = Home::new();
+    std::fs::create_dir_all(home.path("docs/inner")).unwrap();
+    home.join();
+    let patterns = |arguments: &[&str]| {
+        let output = home.run(&[&["--json", "protect"], arguments].concat());
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let line = last_line(&output);
+        line["protected"][0]["patterns"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|text| text.as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    std::fs::write(home.path("list"), "# films\n*.iso\n\n\\#tmp#\n").unwrap();
+    let in_order = ["--include", "a.o", "--exclude-file", "list", "--exclude", "*.o", "--include", "b.o", "docs"];
+    let expected = ["!a.o", "*.iso", "\\#tmp#", "*.o", "!b.o"];
+    assert_eq!(patterns(&in_order), expected);
+    assert_eq!(patterns(&in_order), expected, "the same again changes nothing");
+    assert_eq!(patterns(&["docs", "--exclude", "/new"]), [&expected[..], &["/new"]].concat());
+    assert_eq!(patterns(&[]).len(), 6, "without a folder, they are listed");
+    let text = std::fs::read_to_string(home.path("state/config.toml")).unwrap();
+    assert!(text.contains("[[rules]]") && text.contains("    \"*.iso\",\n"), "{text}");
+
+    let refused = |arguments: &[&str], code: i32, part: &str| {
+        let (message, hint) = fails(&home, &[&["protect"], arguments].concat(), code);
+        assert!(format!("{message} {hint}").contains(part), "{message} {hint}");
+        assert_eq!(std::fs::read_to_string(home.path("state/config.toml")).unwrap(), text, "nothing changes");
+    };
+    refused(&["docs", "--exclude", "a[b"], 2, "--exclude 'a[b': a \"[\" has no \"]\"");
+    refused(&["docs", "--include", "!x"], 2, "--include 'x'");
+    refused(&["--exclude", "x"], 2, "name it");
+    refused(&["docs/inner", "--exclude", "x"], 2, "--exclude '/inner/*.iso'");
+    refused(&[".", "--exclude", "x"], 1, "with rules of its own");
+    std::fs::write(home.path("list"), "ok\n./x\n").unwrap();
+    refused(&["docs", "--exclude-file", "list"], 2, "line 2: \"./x\"");
+
+    let output = home.run(&["protect", "docs", "--replace-rules", "--exclude", "/big", "--include", "/big/keep"]);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains("!/big/keep takes nothing back: /big"), "{told}");
+    assert_eq!(patterns(&["docs", "--replace-rules"]), [""; 0]);
+    assert!(!std::fs::read_to_string(home.path("state/config.toml")).unwrap().contains("\n[[rules]]"));
+    let output = home.run(&["protect", "--show-defaults"]);
+    assert!(String::from_utf8(output.stdout).unwrap().contains("**/.cache/*"));
+}
+
+#[test]
 fn protecting_and_no_longer() {
     let home = Home::new();
     std::fs::create_dir_all(home.path("docs/inner")).unwrap();
