@@ -5,7 +5,7 @@ use crate::members::Members;
 use crate::node::Node;
 use crate::serve::Conversations;
 use crate::state::{State, StateError};
-use crate::{takeover, upkeep};
+use crate::{schedule, takeover, upkeep};
 use anyhow::Context;
 use backmesh_control::ExitCode;
 use backmesh_net::{Net, NetConfig, NetEvent, Protocol};
@@ -75,6 +75,7 @@ async fn run_parts(options: &AgentOptions) -> anyhow::Result<Ended> {
     parts.spawn(named("the part that keeps the members together", drive.run()));
     parts.spawn(named("the network", dispatch(events, Arc::clone(&members), Arc::clone(&node.holder))));
     parts.spawn(named("the control socket", conversations.clone().serve(socket.listener()?, Arc::clone(&node))));
+    parts.spawn(named("the schedule", schedule::run(Arc::clone(&node), conversations.clone())));
     parts.spawn(named("the upkeep of the vault", upkeep::run(Arc::clone(&node))));
     tracing::info!(addresses = ?net.addresses(), "the node runs");
     crate::os::notify_ready();

@@ -12,6 +12,7 @@ mod totals;
 pub(crate) use commit::{Given, send_head};
 
 use crate::node::Node;
+use crate::os::background::blocking;
 use crate::outbox::OutboxError;
 use crate::report::Report;
 use crate::sets::SetsError;
@@ -155,7 +156,7 @@ pub async fn back_up(node: &Arc<Node>, report: &Report) -> Result<BackupResult, 
     if node.taking_over {
         return Err(BackupError::TakingOver);
     }
-    let _alone = node.backing_up.try_lock().map_err(|_| BackupError::Running)?;
+    let _alone = node.backing_up.try_acquire().map_err(|_| BackupError::Running)?;
     let ended = back_up_alone(node, report).await;
     node.rest().await;
     ended
@@ -171,7 +172,7 @@ async fn back_up_alone(node: &Arc<Node>, report: &Report) -> Result<BackupResult
     }
     let options = WalkOptions { exclude: vec![node.state.clone()], rules: config.walk_rules()? };
 
-    let packing = Arc::new(prepare(node)?);
+    let packing = Arc::new(prepare(node, report)?);
     let (scanned, cache) = scan_and_pack(node, &packing, report, roots.clone(), options).await?;
 
     report.progress(Progress::new(Phase::Delivering));
@@ -182,9 +183,10 @@ async fn back_up_alone(node: &Arc<Node>, report: &Report) -> Result<BackupResult
     node.outbox.all_enough(HOLDERS_PATIENCE, report).await?;
 
     let snapshot = snapshot(node, &scanned, &packing, started_at, &roots, report.problems());
-    let id = snapshot.id();
+    let (id, finished_at) = (snapshot.id(), snapshot.finished_at);
     let head = commit::commit_head(node, snapshot).await?;
     tokio::task::spawn_blocking(move || cache.finish()).await.map_err(|_| BackupError::Stopped)??;
+    node.schedule.succeeded(finished_at, roots);
     node.sets.save()?;
     node.members.announce_vault(&node.vault, &node.sets);
     tracing::info!(snapshot = %id, sequence = head.sequence, "a backup is done");
@@ -210,7 +212,7 @@ fn notes(scanned: &Scanned) -> Vec<String> {
 }
 
 /// Checks that there are holders at all before anything is read.
-fn prepare(node: &Node) -> Result<Packing, BackupError> {
+fn prepare(node: &Node, report: &Report) -> Result<Packing, BackupError> {
     node.sets.check()?;
     Ok(Packing {
         outbox: Arc::clone(&node.outbox),
@@ -220,6 +222,7 @@ fn prepare(node: &Node) -> Result<Packing, BackupError> {
         recipients: vec![node.vault.writer.certificate.sealing],
         buffers: Buffers::default(),
         bytes_added: AtomicU64::new(0),
+        report: report.clone(),
         failed: AtomicBool::new(false),
     })
 }
@@ -233,7 +236,7 @@ async fn scan_and_pack(
     options: WalkOptions,
 ) -> Result<(Scanned, backmesh_store::StatCacheWriter), BackupError> {
     let (node, packing, report) = (Arc::clone(node), Arc::clone(packing), report.clone());
-    let work = tokio::task::spawn_blocking(move || {
+    let work = blocking(report.is_in_background(), move || {
         let (data, data_frames) = mpsc::sync_channel(FRAMES_WAITING);
         let (pages, page_frames) = mpsc::sync_channel(FRAMES_WAITING);
         let (data_frames, page_frames) = (Arc::new(Mutex::new(data_frames)), Arc::new(Mutex::new(page_frames)));
@@ -262,7 +265,7 @@ async fn scan_and_pack(
         }
         scanned
     });
-    work.await.map_err(|_| BackupError::Stopped)?
+    work.await.ok_or(BackupError::Stopped)?
 }
 
 fn scan(
@@ -284,12 +287,12 @@ fn scan(
 
 /// First the page of older snapshots, if one is due, then the index, which has to name that page.
 async fn index_new_chunks(node: &Arc<Node>, packing: &Arc<Packing>, report: &Report) -> Result<(), BackupError> {
-    let paged_out = in_thread(node, packing, commit::page_out_snapshots).await?;
+    let paged_out = in_thread(node, packing, report, commit::page_out_snapshots).await?;
     if let Some(paged_out) = paged_out {
         node.outbox.all_enough(HOLDERS_PATIENCE, report).await?;
         paged_out.accept(node);
     }
-    in_thread(node, packing, |node, packing| {
+    in_thread(node, packing, report, |node, packing| {
         commit::write_segments(node, packing, Purpose::Data)?;
         commit::write_segments(node, packing, Purpose::Catalogue)
     })
@@ -299,10 +302,11 @@ async fn index_new_chunks(node: &Arc<Node>, packing: &Arc<Packing>, report: &Rep
 async fn in_thread<T: Send + 'static>(
     node: &Arc<Node>,
     packing: &Arc<Packing>,
+    report: &Report,
     work: impl FnOnce(&Node, &Packing) -> Result<T, BackupError> + Send + 'static,
 ) -> Result<T, BackupError> {
     let (node, packing) = (Arc::clone(node), Arc::clone(packing));
-    tokio::task::spawn_blocking(move || work(&node, &packing)).await.map_err(|_| BackupError::Stopped)?
+    blocking(report.is_in_background(), move || work(&node, &packing)).await.ok_or(BackupError::Stopped)?
 }
 
 fn snapshot(node: &Node, scanned: &Scanned, packing: &Packing, started_at: u64, roots: &[PathBuf], problems: u64) -> Snapshot {

@@ -13,6 +13,7 @@ mod find;
 mod interrupt;
 mod join;
 mod key;
+mod limits;
 mod ls;
 mod man;
 pub mod output;
@@ -22,6 +23,7 @@ mod recite;
 mod recover;
 mod restore;
 mod rule_args;
+mod schedule;
 mod secret;
 mod snapshots;
 mod stats;
@@ -76,6 +78,8 @@ enum Command {
     Check(check::Check),
     Key(key::Key),
     Stats(stats::Stats),
+    Schedule(schedule::Schedule),
+    Limits(limits::Limits),
     Status(status::Status),
     Peers(peers::Peers),
     Recover(recover::Recover),
@@ -153,6 +157,8 @@ impl Command {
             Self::Restore(command) => command.run(cx),
             Self::Check(command) => command.run(cx),
             Self::Key(command) => command.run(cx),
+            Self::Schedule(command) => command.run(cx),
+            Self::Limits(command) => command.run(cx),
             Self::Status(command) => command.run(cx),
             Self::Peers(command) => command.run(cx),
             Self::Recover(command) => command.run(cx),

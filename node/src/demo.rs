@@ -217,6 +217,10 @@ impl DemoNode {
         let mut join = Self::command(name, &state)?;
         join.args(["join", "-", "--name", name, "--save-phrase"]).arg(phrase).stdin(Stdio::piped());
         finish(join, Some(&token.to_text())).await.with_context(|| format!("{name} could not join"))?;
+        // The demonstration says when to back up.
+        let mut schedule = Self::command(name, &state)?;
+        schedule.args(["--json", "schedule", "--off"]);
+        finish(schedule, None).await?;
         let log = std::fs::File::create(stage.join(format!("{name}.log")))?;
         let mut agent = Self::command(name, &state)?;
         agent.args(["agent", "--listen", "/ip4/127.0.0.1/tcp/0"]).stdout(Stdio::null()).stderr(log);

@@ -12,6 +12,7 @@ pub(crate) use probe::Probe;
 pub use proof::Prover;
 
 use crate::lanes::{Dialect, Lanes};
+use crate::throttle::Throttle;
 use backmesh_codec::{frame, history, seal};
 use backmesh_format::copyset::Copyset;
 use backmesh_format::index::{FramePlace, PackPlace, Place};
@@ -228,6 +229,13 @@ impl Fetcher {
             patience: Patience::new(PATIENCE),
             ranks: ranges::Ranks::default(),
         }
+    }
+
+    /// Reads no faster than this allows.
+    #[must_use]
+    pub fn limited(mut self, throttle: &Arc<Throttle>) -> Self {
+        self.lanes = self.lanes.limited(Arc::default(), Arc::clone(throttle));
+        self
     }
 
     /// The vault.

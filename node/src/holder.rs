@@ -12,6 +12,7 @@ mod tests;
 
 use crate::members::Members;
 use crate::state::State;
+use crate::throttle::Throttles;
 use backmesh_format::NodeId;
 use backmesh_net::Stream;
 use backmesh_store::{Records, SharedDisk, Shelf, ShelfOptions, ShelfUsage};
@@ -47,6 +48,7 @@ pub struct Holder {
     damaged: Damaged,
     records_broken: AtomicBool,
     offered_bytes: AtomicU64,
+    throttles: Arc<Throttles>,
 }
 
 impl Holder {
@@ -76,7 +78,15 @@ impl Holder {
             damaged: Damaged::default(),
             records_broken: AtomicBool::new(false),
             offered_bytes: AtomicU64::new(offered_bytes),
+            throttles: Arc::default(),
         })
+    }
+
+    /// Serves no faster than this allows.
+    #[must_use]
+    pub fn limited(mut self, throttles: &Arc<Throttles>) -> Self {
+        self.throttles = Arc::clone(throttles);
+        self
     }
 
     /// Answers an owner until it closes the stream.

@@ -1,6 +1,7 @@
 //! Lanes: one pipelined stream per peer for requests that each get one answer. A lane opens its stream with its first request, and
 //! anew after it broke; what was under way then is answered with [`Unreachable`], never silently lost.
 
+use crate::throttle::{Motion, PacedWay, Throttle};
 use backmesh_format::NodeId;
 use backmesh_net::{FrameReader, FrameWriter, Net, Protocol};
 use bytes::Bytes;
@@ -19,7 +20,8 @@ use tokio::time::timeout;
 const LANE_WAITING: usize = 2;
 /// Requests sent on one lane and not yet answered. Holders sync in batches, so many small ones cost one sync.
 const LANE_UNANSWERED: usize = 64;
-/// How long a peer may take to answer. A desktop's disk that was asleep takes some seconds to wake.
+/// How long a peer may take to answer, or nothing may move on the way to it. A desktop's disk that was asleep takes some seconds to
+/// wake; a large shard over a slow line takes minutes, and moves all the time.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 /// How long opening a stream and its greeting may take.
 const OPEN_LIMIT: Duration = Duration::from_secs(10);
@@ -62,12 +64,33 @@ pub struct Lanes<A> {
     dialect: Arc<Dialect<A>>,
     lanes: Mutex<HashMap<NodeId, mpsc::Sender<Job<A>>>>,
     bytes_sent: Arc<AtomicU64>,
+    way: Arc<Way>,
+}
+
+/// What holds the lanes back, and whether something moves on any of them.
+#[derive(Default)]
+struct Way {
+    sending: Arc<Throttle>,
+    receiving: Arc<Throttle>,
+    motion: Arc<Motion>,
 }
 
 impl<A: Send + 'static> Lanes<A> {
-    /// Lanes over `net`; none is open yet.
+    /// Lanes over `net`; none is open yet, and nothing limits them.
     pub fn new(net: Net, dialect: Dialect<A>) -> Self {
-        Self { net, dialect: Arc::new(dialect), lanes: Mutex::default(), bytes_sent: Arc::default() }
+        Self { net, dialect: Arc::new(dialect), lanes: Mutex::default(), bytes_sent: Arc::default(), way: Arc::default() }
+    }
+
+    /// The same with a limit for requests and one for answers.
+    #[must_use]
+    pub fn limited(mut self, sending: Arc<Throttle>, receiving: Arc<Throttle>) -> Self {
+        self.way = Arc::new(Way { sending, receiving, motion: Arc::default() });
+        self
+    }
+
+    /// Whether something moves on any lane.
+    pub fn motion(&self) -> &Motion {
+        &self.way.motion
     }
 
     /// Queues a request, its bytes being `head` for the call's number and then `body`; what comes back yields the answer. Dropping
@@ -103,7 +126,8 @@ impl<A: Send + 'static> Lanes<A> {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         let lane = lanes.entry(peer).or_insert_with(|| {
             let (sender, jobs) = mpsc::channel(LANE_WAITING);
-            tokio::spawn(run_lane(self.net.clone(), Arc::clone(&self.dialect), peer, jobs, Arc::clone(&self.bytes_sent)));
+            let (net, dialect, way) = (self.net.clone(), Arc::clone(&self.dialect), Arc::clone(&self.way));
+            tokio::spawn(run_lane(net, dialect, peer, jobs, Arc::clone(&self.bytes_sent), way));
             sender
         });
         lane.clone()
@@ -116,11 +140,12 @@ async fn run_lane<A: Send + 'static>(
     peer: NodeId,
     mut jobs: mpsc::Receiver<Job<A>>,
     bytes_sent: Arc<AtomicU64>,
+    way: Arc<Way>,
 ) {
     let mut open: Option<Line<A>> = None;
     while let Some(job) = jobs.recv().await {
         if open.as_ref().is_none_or(Line::is_broken) {
-            open = timeout(OPEN_LIMIT, Line::open(&net, &dialect, peer)).await.ok().flatten();
+            open = timeout(OPEN_LIMIT, Line::open(&net, &dialect, peer, &way)).await.ok().flatten();
         }
         // Without a stream the job is dropped, and with it its answer: who waits for it learns that the peer cannot be reached.
         let Some(line) = &mut open else { continue };
@@ -140,18 +165,22 @@ struct Line<A> {
     unanswered: Unanswered<A>,
     room: Arc<Semaphore>,
     reading: AbortHandle,
+    motion: Arc<Motion>,
 }
 
 impl<A: Send + 'static> Line<A> {
-    async fn open(net: &Net, dialect: &Arc<Dialect<A>>, peer: NodeId) -> Option<Self> {
+    async fn open(net: &Net, dialect: &Arc<Dialect<A>>, peer: NodeId, way: &Way) -> Option<Self> {
         let (mut reader, mut writer) = net.open(peer, dialect.protocol).await.ok()?.split();
         if let Some(greet) = &dialect.greeting {
             (reader, writer) = greet(peer, reader, writer).await?;
         }
+        let motion = Arc::default();
+        writer.set_pace(Some(PacedWay::new(&way.sending, [&motion, &way.motion])));
+        reader.set_pace(Some(PacedWay::new(&way.receiving, [&motion, &way.motion])));
         let unanswered = Unanswered::default();
         let room = Arc::new(Semaphore::new(LANE_UNANSWERED));
-        let reading = read_answers(reader, Arc::clone(dialect), Arc::clone(&unanswered), Arc::clone(&room));
-        Some(Self { writer, calls: 0, unanswered, room, reading: tokio::spawn(reading).abort_handle() })
+        let reading = read_answers(reader, Arc::clone(dialect), Arc::clone(&unanswered), Arc::clone(&room), Arc::clone(&motion));
+        Some(Self { writer, calls: 0, unanswered, room, reading: tokio::spawn(reading).abort_handle(), motion })
     }
 
     fn is_broken(&self) -> bool {
@@ -160,17 +189,18 @@ impl<A: Send + 'static> Line<A> {
 
     /// Writes one request; how many bytes it took, or none where the stream broke.
     async fn send(&mut self, job: Job<A>, flush: bool) -> Option<u64> {
-        if self.room.available_permits() == 0 {
-            timeout(ANSWER_LIMIT, self.writer.flush()).await.ok()?.ok()?;
+        let Self { writer, room, motion, .. } = self;
+        if room.available_permits() == 0 {
+            motion.while_moving(ANSWER_LIMIT, writer.flush()).await?.ok()?;
         }
-        timeout(ANSWER_LIMIT, self.room.acquire()).await.ok()?.ok()?.forget();
+        motion.while_moving(ANSWER_LIMIT, room.acquire()).await?.ok()?.forget();
         self.calls += 1;
         self.unanswered.lock().unwrap_or_else(PoisonError::into_inner).insert(self.calls, job.answer);
         let head = (job.head)(self.calls);
         let body = job.body.as_ref().map_or(&[][..], |body| body);
-        timeout(ANSWER_LIMIT, self.writer.send_parts(&[&head, body])).await.ok()?.ok()?;
+        motion.while_moving(ANSWER_LIMIT, writer.send_parts(&[&head, body])).await?.ok()?;
         if flush {
-            timeout(ANSWER_LIMIT, self.writer.flush()).await.ok()?.ok()?;
+            motion.while_moving(ANSWER_LIMIT, writer.flush()).await?.ok()?;
         }
         // The stream may have broken between the check and the entry above, and nobody would ever answer.
         if self.is_broken() { None } else { Some((head.len() + body.len()) as u64) }
@@ -184,14 +214,20 @@ impl<A> Drop for Line<A> {
     }
 }
 
-async fn read_answers<A>(mut reader: FrameReader, dialect: Arc<Dialect<A>>, unanswered: Unanswered<A>, room: Arc<Semaphore>) {
+async fn read_answers<A>(
+    mut reader: FrameReader,
+    dialect: Arc<Dialect<A>>,
+    unanswered: Unanswered<A>,
+    room: Arc<Semaphore>,
+    motion: Arc<Motion>,
+) {
     loop {
         let frame = reader.next(dialect.answer_bytes_max);
         tokio::pin!(frame);
         let frame = loop {
-            match timeout(ANSWER_LIMIT, &mut frame).await {
-                Ok(Ok(Some(frame))) => break Some(frame),
-                Err(_) if unanswered.lock().unwrap_or_else(PoisonError::into_inner).is_empty() => {}
+            match motion.while_moving(ANSWER_LIMIT, &mut frame).await {
+                Some(Ok(Some(frame))) => break Some(frame),
+                None if unanswered.lock().unwrap_or_else(PoisonError::into_inner).is_empty() => {}
                 _ => break None,
             }
         };

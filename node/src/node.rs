@@ -6,9 +6,11 @@ use crate::lanes::{Dialect, Lanes};
 use crate::library::Library;
 use crate::members::Members;
 use crate::outbox::Outbox;
+use crate::schedule::Scheduler;
 use crate::serve::failed;
 use crate::sets::Sets;
 use crate::state::{Config, State};
+use crate::throttle::Throttles;
 use crate::vault::Vault;
 use backmesh_control::Failure;
 use backmesh_format::NodeId;
@@ -17,11 +19,12 @@ use backmesh_net::{Net, Protocol};
 use backmesh_store::{
     ChunkIndex, ChunkIndexOptions, RealDisk, Records, SharedDisk, Spool, StatCache, StatCacheReader, StatCacheWriter,
 };
+use jiff::tz::TimeZone;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 /// A running node.
 pub struct Node {
@@ -45,8 +48,12 @@ pub struct Node {
     pub outgoing: Arc<Lanes<StoreReply>>,
     /// Who reads it.
     pub fetcher: Arc<Fetcher>,
+    /// How fast it may be.
+    pub throttles: Arc<Throttles>,
+    /// When it backs up by itself.
+    pub schedule: Scheduler,
     /// Held by the backup that runs.
-    pub backing_up: tokio::sync::Mutex<()>,
+    pub backing_up: Semaphore,
     /// What the node waits for before it can back up; none in everyday life.
     pub taking_over: bool,
     files: State,
@@ -69,6 +76,8 @@ impl Node {
     ) -> anyhow::Result<Self> {
         let disk: SharedDisk = Arc::new(RealDisk);
         let config = files.config()?;
+        let throttles = Arc::new(Throttles::default());
+        throttles.set(&config.limits, crate::os::now(), &TimeZone::system());
         let vault = Arc::new(Vault::open(&files, Arc::clone(&records))?);
         let sets = Arc::new(Sets::open(Arc::clone(&records), Arc::clone(&members), Arc::clone(&vault.writer))?);
         let index = Arc::new(open_index(&disk, &files)?);
@@ -78,25 +87,28 @@ impl Node {
             decode: |frame| StoreReply::decode(&frame).ok().map(|reply| (reply.call(), reply)),
             greeting: None,
         };
-        let outgoing = Arc::new(Lanes::new(net.clone(), dialect));
+        let outgoing = Arc::new(Lanes::new(net.clone(), dialect).limited(Arc::clone(&throttles.upload), Arc::default()));
         let (spool, damaged) = Spool::open(Arc::clone(&disk), &files.spool_path())?;
         damaged.iter().for_each(|problem| tracing::warn!("{problem}"));
         let spool = Arc::new(spool);
         let outbox = Arc::new(Outbox::open(spool, Arc::clone(&index), Arc::clone(&outgoing), Arc::clone(&sets))?);
         let fetcher = Fetcher::new(net.clone(), vault.prover(), vault.unsealing.clone(), vault.id_key.clone());
+        let fetcher = fetcher.limited(&throttles.download);
         fetcher.learn_sets(sets.all().iter().map(|set| (**set).clone()));
         let holder = Holder::open(&disk, &files, records, Arc::clone(&members), config.offer_bytes)?;
         Ok(Self {
             state: files.folder().to_owned(),
             net,
             members,
-            holder: Arc::new(holder),
+            holder: Arc::new(holder.limited(&throttles)),
             sets,
             index,
             outbox,
             outgoing,
             fetcher: Arc::new(fetcher),
-            backing_up: tokio::sync::Mutex::default(),
+            throttles,
+            schedule: Scheduler::open(&files),
+            backing_up: Semaphore::new(1),
             taking_over: files.takeover_pending()?,
             stat_cache: StatCache::open(disk, &files.stat_cache_path(), vault.id_key.stat_cache_key())?,
             vault,
@@ -138,7 +150,9 @@ impl Node {
     pub fn reload(&self) -> Result<(), Failure> {
         let config = self.files.config().map_err(failed)?;
         self.holder.set_offer(config.offer_bytes);
+        self.throttles.set(&config.limits, crate::os::now(), &TimeZone::system());
         *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
+        self.schedule.note_change();
         Ok(())
     }
 

@@ -1,5 +1,8 @@
 //! What an operating system does differently, for the node: private files, locks, the clock, the machine's id and name, free space,
-//! the path of the control socket. Nothing outside this file names `std::os::unix`.
+//! the path of the control socket; below `os/`, priorities and what the desktop says. Nothing outside names `std::os::unix`.
+
+pub mod background;
+pub mod desktop;
 
 use backmesh_format::UnixMillis;
 use std::ffi::OsString;

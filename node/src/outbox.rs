@@ -24,11 +24,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use thiserror::Error;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
 /// Shards in memory on their way, in KiB. Enough for a few stripes, so that sealing goes on while the network is busy.
 const MEMORY_KIB: usize = 48 << 10;
+
+/// What has to move for holders to count as slow and not as gone, in bytes for each patience.
+const MOVING_BYTES: u64 = 256 << 10;
+/// What may move without anything being acknowledged, in bytes: more than there is memory for on the way. A holder that breaks at each
+/// shard moves bytes too.
+const UNACKNOWLEDGED_BYTES_MAX: u64 = 128 << 20;
+
+/// How soon a backup that waits for memory notices that it should stop.
+const STOP_WITHIN: Duration = Duration::from_millis(500);
 
 /// Why a backup cannot count its packs as stored.
 #[derive(Debug, Error)]
@@ -196,14 +205,14 @@ impl Outbox {
         lock(&self.on_the_way).retain(|id| packed.contains(id));
     }
 
-    /// Puts a stripe into the spool and on its way; waits while too much is under way. For threads, not for tasks.
+    /// Puts a stripe into the spool and on its way; waits while too much is under way and nobody has asked it to stop. For threads, not
+    /// for tasks.
     ///
     /// # Errors
     /// Where the spool cannot be written.
-    pub fn submit(self: &Arc<Self>, stripe: BuiltStripe, set: Arc<Signed<Copyset>>) -> Result<(), OutboxError> {
+    pub fn submit(self: &Arc<Self>, stripe: BuiltStripe, set: Arc<Signed<Copyset>>, report: &Report) -> Result<(), OutboxError> {
         let kib = (stripe.shards.iter().map(Bytes::len).sum::<usize>() >> 10).clamp(1, MEMORY_KIB);
-        let permit = self.runtime.block_on(Arc::clone(&self.memory).acquire_many_owned(kib as u32));
-        let permit = permit.map_err(|_| OutboxError::Interrupted)?;
+        let permit = self.runtime.block_on(self.room(kib as u32, report)).ok_or(OutboxError::Interrupted)?;
         let BuiltStripe { record, shards, pack: data, chunks, class } = stripe;
         let place = PackPlace { pack: record.pack, copyset: record.copyset, class };
         let (purpose, k, n) = (record.purpose, record.k, shards.len() as u8);
@@ -214,6 +223,19 @@ impl Outbox {
         self.watch(record, std::mem::take(chunks), vec![false; shards.len()], true, false);
         self.runtime.spawn(Arc::clone(self).send_all(pack, shards, set, permit));
         Ok(())
+    }
+
+    /// Memory for shards on their way; none where it is not wanted any more.
+    async fn room(&self, kib: u32, report: &Report) -> Option<OwnedSemaphorePermit> {
+        let room = Arc::clone(&self.memory).acquire_many_owned(kib);
+        tokio::pin!(room);
+        loop {
+            match timeout(STOP_WITHIN, &mut room).await {
+                Ok(room) => return room.ok(),
+                Err(_) if report.is_stopped() => return None,
+                Err(_) => {}
+            }
+        }
     }
 
     /// Remembers that a holder has a shard on its disk. For threads, not for tasks.
@@ -267,6 +289,8 @@ impl Outbox {
     pub async fn all_enough(self: &Arc<Self>, patience: Duration, report: &Report) -> Result<(), OutboxError> {
         let mut before = usize::MAX;
         let mut since = Instant::now();
+        let motion = self.lanes.motion();
+        let (mut moved, mut moved_unacknowledged) = (motion.moved(), 0);
         loop {
             let changed = self.changed.notified();
             if let Some(error) = lock(&self.failed).take() {
@@ -278,7 +302,15 @@ impl Outbox {
             let Some((packs, missing, worst)) = self.shortage() else { return Ok(()) };
             if missing < before {
                 (before, since) = (missing, Instant::now());
+                (moved, moved_unacknowledged) = (motion.moved(), 0);
             } else if since.elapsed() > patience {
+                let moved_since = motion.moved() - std::mem::replace(&mut moved, motion.moved());
+                moved_unacknowledged += moved_since;
+                let moves = moved_since >= MOVING_BYTES || motion.is_held();
+                if moves && moved_unacknowledged <= UNACKNOWLEDGED_BYTES_MAX {
+                    since = Instant::now();
+                    continue;
+                }
                 let this = Arc::clone(self);
                 tokio::task::spawn_blocking(move || this.give_up_refused()).await.ok();
                 let (online, needed) = worst;

@@ -19,6 +19,7 @@ pub struct Report {
     began: Instant,
     stopped: Arc<AtomicBool>,
     ending: Ending,
+    background: bool,
 }
 
 /// Whether the whole process is to end: looked at by all work at its next safe point.
@@ -54,9 +55,21 @@ impl Report {
                 began: Instant::now(),
                 stopped: Arc::default(),
                 ending,
+                background: false,
             },
             receiver,
         )
+    }
+
+    /// The same for work that nobody waits for.
+    #[must_use]
+    pub fn in_background(self) -> Self {
+        Self { background: true, ..self }
+    }
+
+    /// Whether nobody waits for the work: its threads leave the machine to others.
+    pub fn is_in_background(&self) -> bool {
+        self.background
     }
 
     /// Tells how far the work is, with its rate and the time that is left, unless the reader is behind.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Conversations at once. A person has a few; a runaway script must not take the agent down.
 const CONVERSATIONS_MAX: usize = 32;
@@ -45,6 +45,12 @@ impl Conversations {
                 Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
             }
         }
+    }
+
+    /// A place for work that runs like a conversation, and what tells it to end; none where there are too many.
+    pub fn begin(&self) -> Option<(OwnedSemaphorePermit, Ending)> {
+        let place = Arc::clone(&self.room).try_acquire_owned().ok()?;
+        Some((place, self.ending.clone()))
     }
 
     /// Lets all work stop at its next safe point and waits for that, but not beyond `limit`. To be called once nobody serves any more.
@@ -138,6 +144,7 @@ async fn answer(node: Arc<Node>, request: Request, report: Report) {
             check::check(&node, check::Wish { snapshots, read_percent, run }, &report).await.map(Answer::from)
         }
         Request::Key { action } => key::key(&node, action).await.map(Answer::from),
+        Request::Schedule => Ok(node.schedule.result(&node).await.into()),
         Request::Reload => node.reload().map(|()| Answer::Reload),
         Request::Shutdown => {
             report.send(Event::Result { more: false, answer: Answer::Shutdown }).await;

@@ -11,10 +11,11 @@
 //! vault/unsealing.key            opens what was sealed; line i is that of generation i (0600); absent while locked
 //! vault/writer.bin               the writer's certificate, signed by the vault's root key
 //! vault/takeover.bin             writer certificates of later generations, until the vault's newest is known (0600)
-//! records.redb  index/  statcache  spool/  shelf/  control.sock      the agent's
+//! records.redb  index/  statcache  spool/  shelf/  schedule.json  control.sock      the agent's
 //! ```
 
 pub mod config;
+pub mod manners;
 mod papers;
 
 pub use config::Config;
@@ -220,6 +221,11 @@ impl State {
         self.folder.join("config.toml")
     }
 
+    /// What the schedule remembers.
+    pub fn schedule_path(&self) -> PathBuf {
+        self.folder.join("schedule.json")
+    }
+
     /// The control socket, to bind or to connect; a stale one is removed under [`State::socket_file`].
     ///
     /// # Errors
@@ -341,12 +347,12 @@ impl State {
         Config::parse(&text).map_err(|source| StateError::Config { path, source })
     }
 
-    /// Changes the list of protected folders and their rules; one process at a time, everything else in the file stays as a person
-    /// wrote it. `change` gets what there is and may refuse.
+    /// Changes the configuration; one process at a time, everything else in the file stays as a person wrote it. `change` gets what
+    /// is set and may refuse.
     ///
     /// # Errors
     /// What is wrong with the file, or what `change` says.
-    pub fn edit_protected<E: From<StateError>>(&self, change: impl FnOnce(&mut Config) -> Result<(), E>) -> Result<Config, E> {
+    pub fn edit_config<E: From<StateError>>(&self, change: impl FnOnce(&mut Config) -> Result<(), E>) -> Result<Config, E> {
         let lock = self.folder.join("config.lock");
         let _lock = os::lock(&lock).map_err(io_error("lock", &lock))?;
         let path = self.config_path();
@@ -355,11 +361,12 @@ impl State {
             read => read.map_err(io_error("read", &path)),
         }?;
         let in_config = |source| StateError::Config { path: path.clone(), source };
-        let mut config = Config::parse(&text).map_err(in_config)?;
+        let before = Config::parse(&text).map_err(in_config)?;
+        let mut config = before.clone();
         change(&mut config)?;
         // Rules of a folder that is no longer protected go with it.
         config.rules.retain(|folder, _| config.protect.contains(folder));
-        let text = config::edited(&text, &config).map_err(in_config)?;
+        let text = config::with_changes(&text, &before, &config).map_err(in_config)?;
         write_private(&path, text.as_bytes())?;
         Ok(config)
     }
@@ -406,7 +413,7 @@ fn read_record<T: Wire>(path: &Path) -> Result<T, StateError> {
 }
 
 /// Writes a file that only its owner can read, whole or not at all, durable when this returns.
-fn write_private(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
+pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".new");
     let temporary = PathBuf::from(temporary);

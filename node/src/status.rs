@@ -41,6 +41,7 @@ pub async fn status(node: &Arc<Node>) -> StatusResult {
             ),
         }),
         vault: vault.await.ok(),
+        backups: Some(node.schedule.status(node).await),
         shelf: Some(ShelfStatus {
             bytes_held: usage.bytes,
             shards: usage.shards,

@@ -7,6 +7,13 @@ use thiserror::Error;
 #[error("\"{0}\" is not a size: write a number and B, KiB, MiB, GiB or TiB (KB, MB, GB, TB are powers of 1000), such as 200GiB")]
 pub struct SizeError(String);
 
+/// A text that is not a rate.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("\"{0}\" is not a rate: write a size a second such as 2MiB/s or 500KB/s, or bits a second such as 10Mbit")]
+pub struct RateError(String);
+
+const BITS: [(&str, u64); 4] = [("kbit", 1000), ("mbit", 1_000_000), ("gbit", 1_000_000_000), ("bit", 1)];
+
 const UNITS: [(&str, u64); 14] = [
     ("kib", 1 << 10),
     ("mib", 1 << 20),
@@ -40,6 +47,54 @@ pub fn parse_size(text: &str) -> Result<u64, SizeError> {
     let factor = UNITS.iter().find(|(name, _)| *name == unit.trim()).map(|(_, factor)| *factor);
     let bytes = factor.and_then(|factor| scaled(number, factor));
     bytes.ok_or_else(|| SizeError(backmesh_control::escape(text.as_bytes())))
+}
+
+/// Reads a rate such as `2MiB/s`, `500 KB/s` or `10Mbit` (`10 Mbit/s`), in bytes a second; the `/s` may be left out.
+///
+/// # Errors
+/// Where it is none.
+pub fn parse_rate(text: &str) -> Result<u64, RateError> {
+    let lower = text.trim().to_ascii_lowercase();
+    let plain = lower.strip_suffix("/s").unwrap_or(&lower).trim_end();
+    let bits = BITS.iter().find_map(|(name, factor)| Some((plain.strip_suffix(name)?, *factor)));
+    let rate = match bits {
+        Some((number, factor)) => scaled(number.trim_end(), factor).map(|bits| bits / 8),
+        None => parse_size(plain).ok(),
+    };
+    rate.ok_or_else(|| RateError(backmesh_control::escape(text.as_bytes())))
+}
+
+/// A text that is not a length of time.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("\"{0}\" is not a length of time: write a whole number and m, h or d, such as 30m, 2h or 1d")]
+pub struct DurationError(String);
+
+/// Reads a length of time such as `30m`, `2h` or `1d`, in milliseconds.
+///
+/// # Errors
+/// Where it is none, or longer than a year.
+pub fn parse_duration(text: &str) -> Result<u64, DurationError> {
+    let minutes = |unit| match unit {
+        'm' => Some(1),
+        'h' => Some(60),
+        'd' => Some(24 * 60),
+        _ => None,
+    };
+    let split = text.char_indices().next_back().and_then(|(at, unit)| Some((&text[..at], minutes(unit)?)));
+    let plain = split.filter(|(number, _)| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()));
+    let minutes = plain.and_then(|(number, unit)| number.parse::<u64>().ok()?.checked_mul(unit));
+    let minutes = minutes.filter(|minutes| (1..=366 * 24 * 60).contains(minutes));
+    minutes.map(|minutes| minutes * 60_000).ok_or_else(|| DurationError(backmesh_control::escape(text.as_bytes())))
+}
+
+/// A length of time that [`parse_duration`] reads back, to the minute, in the largest unit that fits.
+pub fn exact_duration(millis: u64) -> String {
+    let minutes = millis / 60_000;
+    match minutes {
+        _ if minutes > 0 && minutes.is_multiple_of(24 * 60) => format!("{}d", minutes / (24 * 60)),
+        _ if minutes > 0 && minutes.is_multiple_of(60) => format!("{}h", minutes / 60),
+        _ => format!("{minutes}m"),
+    }
 }
 
 /// A decimal number of at most nine places, times `factor`, rounded down.
@@ -101,6 +156,32 @@ mod tests {
         check("18446744073709551615", u64::MAX);
         for text in ["", "GiB", "-1", "1..5", "1.", ".5", "5 XiB", "5 GiB more", "17000000 TiB", "1e9", "١GiB"] {
             assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn lengths_of_time_come_back() {
+        for (text, minutes) in [("5m", 5), ("90m", 90), ("1h", 60), ("1d", 1440), ("36h", 2160)] {
+            assert_eq!(parse_duration(text), Ok(minutes * 60_000));
+            assert_eq!(exact_duration(minutes * 60_000), text);
+        }
+        for text in ["", "h", "1", "0h", "-1h", "+1h", "1.5h", "1 h", "1w", "367d", "99999999999999999999d", "1ä"] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn rates_as_people_write_them() {
+        let check = |text: &str, bytes| assert_eq!(parse_rate(text), Ok(bytes), "{text}");
+        check("2MiB/s", 2 << 20);
+        check("1.5 MiB/s", 3 << 19);
+        check("500 KB/s", 500_000);
+        check("1m", 1 << 20);
+        check("10Mbit", 1_250_000);
+        check("0.5 Mbit/s", 62_500);
+        check("64 kbit/S", 8000);
+        for text in ["", "/s", "Mbit", "2MiB/m", "-1Mbit", "2 MiB / s /s", "1 Mbits", "1e6"] {
+            assert!(parse_rate(text).is_err(), "{text}");
         }
     }
 

@@ -16,7 +16,9 @@ pub async fn run(node: Arc<Node>) {
     let mut heads: HashMap<NodeId, u64> = HashMap::new();
     loop {
         if !node.taking_over {
-            node.outbox.retry();
+            if !node.schedule.spares_network(&node) {
+                node.outbox.retry();
+            }
             bring_heads(&node, &mut heads).await;
             node.members.announce_vault(&node.vault, &node.sets);
         }

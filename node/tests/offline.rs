@@ -593,6 +593,8 @@ fn the_help() {
         "dump",
         "restore",
         "stats",
+        "schedule",
+        "limits",
         "status",
         "peers",
         "recover",

@@ -184,6 +184,7 @@ impl Group {
         let mut node = Node { name, state, site, programs: cx.programs.clone(), agent: None };
         let phrase = phrase.to_str().context("the work folder's path is not UTF-8")?;
         node.run(&["join", token, "--name", &node.name, "--offer", "40GiB", "--save-phrase", phrase])?;
+        node.run(&["schedule", "--off"])?;
         node.start()?;
         Ok(node)
     }

@@ -5,6 +5,7 @@ use crate::browse::{DiffResult, DumpResult, FindResult, StatsResult};
 use crate::check::CheckResult;
 use crate::exit::ExitCode;
 use crate::key::KeyResult;
+use crate::manners::{BackupsStatus, LimitsResult, ScheduleResult};
 use crate::path::PathText;
 use crate::rules::{LeftOut, ProtectResult, ProtectedFolder};
 use crate::time::Time;
@@ -15,6 +16,7 @@ macro_rules! answers {
         /// Any result; `command` names it.
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
         #[serde(tag = "command", rename_all = "snake_case")]
+        #[expect(clippy::large_enum_variant, reason = "answers are made, written and dropped one at a time")]
         pub enum Answer {
             $($(#[$doc])* $variant($type),)*
             /// To [`crate::Request::Reload`].
@@ -60,6 +62,10 @@ answers! {
     Check(CheckResult),
     /// To [`crate::Request::Key`].
     Key(KeyResult),
+    /// To [`crate::Request::Schedule`], and of `schedule`.
+    Schedule(ScheduleResult),
+    /// Of `limits`.
+    Limits(LimitsResult),
     /// Of `demo`.
     Demo(DemoReport),
     /// Of `backmesh-admin create`.
@@ -283,6 +289,9 @@ pub struct StatusResult {
     /// The vault.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vault: Option<VaultStatus>,
+    /// How its backups go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backups: Option<BackupsStatus>,
     /// What is kept for others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shelf: Option<ShelfStatus>,

@@ -21,6 +21,7 @@ mod event;
 mod exit;
 mod key;
 mod line;
+mod manners;
 mod path;
 mod request;
 mod rules;
@@ -44,6 +45,7 @@ pub use event::{Batch, DATA_BYTES_MAX, Event, Failure, Phase, Problem, Progress}
 pub use exit::ExitCode;
 pub use key::{KeyAction, KeyResult};
 pub use line::{ANSWER_BYTES_MAX, API, LineError, REQUEST_BYTES_MAX, read_line, serve_line};
+pub use manners::{BackupsStatus, Freshness, LimitInfo, LimitsResult, ScheduleResult, WaitsFor};
 pub use path::{PathText, escape};
 pub use request::Request;
 pub use rules::{

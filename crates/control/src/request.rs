@@ -101,6 +101,8 @@ pub enum Request {
         /// What to do.
         action: KeyAction,
     },
+    /// When backups run by themselves, and how they go; answered by [`crate::ScheduleResult`].
+    Schedule,
     /// Read the configuration again; answered by [`crate::Answer::Reload`].
     Reload,
     /// End the agent as SIGTERM does; answered by [`crate::Answer::Shutdown`] before it ends.

@@ -2,9 +2,10 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
 
 use backmesh_control::{
-    ANSWER_BYTES_MAX, Answer, BackupResult, Batch, Client, ClientError, EntryInfo, EntryKind, Event, ExitCode, Failure,
-    FindRequest, LeftOut, LineError, LsResult, NodeStatus, PathText, Phase, Problem, Progress, REQUEST_BYTES_MAX, Request,
-    RestoreResult, RuleSource, ShelfStatus, StatusResult, Time, VaultHealth, VaultStatus, WorkgroupStatus, read_line, serve_line,
+    ANSWER_BYTES_MAX, Answer, BackupResult, BackupsStatus, Batch, Client, ClientError, EntryInfo, EntryKind, Event, ExitCode,
+    Failure, FindRequest, Freshness, LeftOut, LineError, LsResult, NodeStatus, PathText, Phase, Problem, Progress,
+    REQUEST_BYTES_MAX, Request, RestoreResult, RuleSource, ShelfStatus, StatusResult, Time, VaultHealth, VaultStatus, WaitsFor,
+    WorkgroupStatus, read_line, serve_line,
 };
 use serde_json::{Value, json};
 use std::io::{Cursor, Read, Write};
@@ -59,6 +60,7 @@ fn the_fields_of_the_contract() {
         }),
         workgroup: Some(WorkgroupStatus { id: "02".repeat(32), members: 9, ..WorkgroupStatus::default() }),
         vault: Some(VaultStatus { snapshots: 2, bytes_stored: 7, health: VaultHealth::Degraded, ..VaultStatus::default() }),
+        backups: Some(BackupsStatus { freshness: Freshness::Overdue, waits_for: WaitsFor::Mains, ..BackupsStatus::default() }),
         shelf: Some(ShelfStatus { bytes_held: 5, shards: 6, bytes_offered: 7, ..ShelfStatus::default() }),
     };
     let value = json_of(&Event::result(status));
@@ -70,6 +72,7 @@ fn the_fields_of_the_contract() {
     assert_eq!(value["vault"]["snapshots"], 2);
     assert_eq!(value["vault"]["bytes_stored"], 7);
     assert_eq!(value["vault"]["health"], "degraded");
+    assert_eq!(value["backups"], json!({"freshness": "overdue", "waits_for": "mains", "running": false, "failures": 0}));
     assert_eq!(value["shelf"]["bytes_held"], 5);
     assert_eq!(value["shelf"]["shards"], 6);
 
@@ -152,6 +155,7 @@ fn requests_are_read_as_they_are_written() {
         Request::Stats { snapshot: None },
         Request::Status,
         Request::Peers,
+        Request::Schedule,
         Request::Reload,
         Request::Shutdown,
     ];

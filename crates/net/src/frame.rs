@@ -12,6 +12,7 @@ use libp2p::swarm;
 use std::future::Future;
 use std::io;
 use std::ops::Range;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -62,6 +63,29 @@ pub enum FrameError {
     Io(#[source] io::Error),
 }
 
+/// Holds a direction of a stream back, and learns what moved on it.
+///
+/// The time that a stream is held back by its own side counts for none of its limits: the peer is not slow because of it.
+pub trait Pace: Send + Sync + 'static {
+    /// How much to move at once, in bytes: little where much time passes between one piece and the next.
+    fn piece_bytes_max(&self) -> usize;
+
+    /// Learns of so many bytes, read or written just now; what is to be waited for before the next, if anything.
+    fn moved(&self, bytes: usize) -> Option<Pin<Box<dyn Future<Output = ()> + Send + '_>>>;
+}
+
+fn piece_bytes_max(pace: Option<&Arc<dyn Pace>>) -> usize {
+    pace.map_or(usize::MAX, |pace| pace.piece_bytes_max().max(1))
+}
+
+/// Waits for what a pace asks, but not beyond the connection.
+async fn keep_pace(pace: Option<&Arc<dyn Pace>>, bytes: usize, closed: &mut watch::Receiver<()>) -> Result<(), FrameError> {
+    match pace.and_then(|pace| pace.moved(bytes)) {
+        None => Ok(()),
+        Some(held) => bounded(held, closed, None).await.map_err(|_| FrameError::Disconnected),
+    }
+}
+
 /// An accepted stream: frames both ways.
 pub struct Stream {
     socket: swarm::Stream,
@@ -105,9 +129,10 @@ impl Stream {
             ended: None,
             idle_timeout: None,
             stall_timeout: STALL_TIMEOUT_DEFAULT,
+            pace: None,
         };
-        let writer =
-            FrameWriter { socket: write, closed, hold, buffer: Vec::new(), broken: false, stall_timeout: STALL_TIMEOUT_DEFAULT };
+        let stall_timeout = STALL_TIMEOUT_DEFAULT;
+        let writer = FrameWriter { socket: write, closed, hold, buffer: Vec::new(), broken: false, stall_timeout, pace: None };
         (reader, writer)
     }
 }
@@ -124,6 +149,7 @@ pub struct FrameReader {
     ended: Option<End>,
     idle_timeout: Option<Duration>,
     stall_timeout: Duration,
+    pace: Option<Arc<dyn Pace>>,
 }
 
 /// A frame on its way. Kept in the reader, so that a caller may give up waiting and call again.
@@ -161,6 +187,11 @@ impl FrameReader {
     /// lines, too long lets a peer hold a stream for nothing.
     pub fn set_stall_timeout(&mut self, timeout: Duration) {
         self.stall_timeout = timeout;
+    }
+
+    /// Paces what is read from now on.
+    pub fn set_pace(&mut self, pace: Option<Arc<dyn Pace>>) {
+        self.pace = pace;
     }
 
     /// Waits for the next frame to begin, and says how long it will be, before room is made for it; `None` after the peer's last.
@@ -257,6 +288,9 @@ impl FrameReader {
                     read => {
                         self.ahead.end += read;
                         self.hold.link.touch();
+                        let before = Instant::now();
+                        keep_pace(self.pace.as_ref(), read, &mut self.closed).await?;
+                        deadline = deadline.map(|deadline| deadline + before.elapsed());
                     }
                 },
             }
@@ -279,12 +313,17 @@ impl FrameReader {
                 partial.bytes.reserve_exact(room);
                 partial.bytes.resize(partial.received + room, 0);
             }
-            let read = self.socket.read(&mut partial.bytes[partial.received..]);
-            match settle(bounded(read, &mut self.closed, Some(deadline)).await, self.stall_timeout)? {
+            let piece_end = partial.bytes.len().min(partial.received.saturating_add(piece_bytes_max(self.pace.as_ref())));
+            let read = self.socket.read(&mut partial.bytes[partial.received..piece_end]);
+            let read = match settle(bounded(read, &mut self.closed, Some(deadline)).await, self.stall_timeout)? {
                 0 => return Err(FrameError::CutOff),
-                read => partial.received += read,
-            }
+                read => read,
+            };
+            partial.received += read;
             self.hold.link.touch();
+            let before = Instant::now();
+            keep_pace(self.pace.as_ref(), read, &mut self.closed).await?;
+            deadline += before.elapsed();
             if partial.received >= step_end {
                 step_end = partial.received + STEP_BYTES;
                 deadline = Instant::now() + self.stall_timeout;
@@ -303,6 +342,7 @@ pub struct FrameWriter {
     /// A write is under way, or was given up half-way.
     broken: bool,
     stall_timeout: Duration,
+    pace: Option<Arc<dyn Pace>>,
 }
 
 impl std::fmt::Debug for FrameWriter {
@@ -321,6 +361,11 @@ impl FrameWriter {
     /// more.
     pub fn set_stall_timeout(&mut self, timeout: Duration) {
         self.stall_timeout = timeout;
+    }
+
+    /// Paces what is written from now on; what is in the buffer counts with what comes next.
+    pub fn set_pace(&mut self, pace: Option<Arc<dyn Pace>>) {
+        self.pace = pace;
     }
 
     /// Writes one frame. It may stay in the buffer until [`FrameWriter::flush`]; waits while the peer's window is full.
@@ -388,12 +433,14 @@ impl FrameWriter {
             self.buffer.extend_from_slice(bytes);
             return Ok(());
         }
-        write_all(&mut self.socket, &mut self.closed, &self.hold, bytes, self.stall_timeout).await
+        let Self { socket, closed, hold, stall_timeout, pace, .. } = self;
+        write_all(socket, closed, hold, bytes, *stall_timeout, pace.as_ref()).await
     }
 
     async fn write_buffer(&mut self) -> Result<(), FrameError> {
-        write_all(&mut self.socket, &mut self.closed, &self.hold, &self.buffer, self.stall_timeout).await?;
-        self.buffer.clear();
+        let Self { socket, closed, hold, buffer, stall_timeout, pace, .. } = self;
+        write_all(socket, closed, hold, buffer, *stall_timeout, pace.as_ref()).await?;
+        buffer.clear();
         Ok(())
     }
 }
@@ -404,14 +451,18 @@ async fn write_all(
     hold: &Hold,
     mut bytes: &[u8],
     stall_timeout: Duration,
+    pace: Option<&Arc<dyn Pace>>,
 ) -> Result<(), FrameError> {
     while !bytes.is_empty() {
-        let write = bounded(socket.write(bytes), closed, Some(Instant::now() + stall_timeout)).await;
-        match settle(write, stall_timeout)? {
+        let piece = &bytes[..bytes.len().min(piece_bytes_max(pace))];
+        let write = bounded(socket.write(piece), closed, Some(Instant::now() + stall_timeout)).await;
+        let written = match settle(write, stall_timeout)? {
             0 => return Err(FrameError::CutOff),
-            written => bytes = &bytes[written..],
-        }
+            written => written,
+        };
+        bytes = &bytes[written..];
         hold.link.touch();
+        keep_pace(pace, written, closed).await?;
     }
     Ok(())
 }

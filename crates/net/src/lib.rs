@@ -23,7 +23,7 @@ mod task;
 
 pub use address::{Address, AddressError, Family, Host, PORT_DEFAULT, peer_id_text};
 pub use config::{Limits, NetConfig};
-pub use frame::{FrameError, FrameReader, FrameWriter, Stream};
+pub use frame::{FrameError, FrameReader, FrameWriter, Pace, Stream};
 pub use handler::Refusal;
 pub use net::{DialError, DialFailure, DisconnectReason, Net, NetError, NetEvent, OpenError};
 

@@ -27,7 +27,7 @@ pub const EVERY_MS: (u64, u64) = (5 * MINUTE_MS, 7 * DAY_MS);
 /// How far a workgroup's starts are spread, in milliseconds: 10 minutes, or half of a shorter interval.
 pub const SPREAD_MS: u64 = 10 * MINUTE_MS;
 /// How long after a folder was protected its first backup starts, in milliseconds: a person may be naming more of them.
-pub const FIRST_AFTER_MS: u64 = 2 * MINUTE_MS;
+pub const FIRST_AFTER_MS: u64 = MINUTE_MS;
 /// How long after a start or a sleep the machine is left alone, in milliseconds: its person has just come, its network has not.
 pub const SETTLE_MS: u64 = MINUTE_MS;
 /// The pause after a failed backup, in milliseconds: 5 minutes, doubled by each further one up to an hour.

@@ -19,7 +19,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long holders may take to accept a head.
+/// How long holders may take to accept a head, or nothing may move on the way to them.
 const HEAD_LIMIT: Duration = Duration::from_secs(30);
 
 /// Writes what is new in the local index as segments, merging small ones; the vault's segments after that.
@@ -161,7 +161,7 @@ pub(crate) async fn commit_head(node: &Arc<Node>, snapshot: Snapshot) -> Result<
     let needed = node.sets.heads_needed();
     let mut asking: FuturesUnordered<_> = holders.iter().map(|holder| send_head(node, *holder, &head)).collect();
     let (mut accepted, mut refused) = (0, None);
-    while let Ok(Some(given)) = tokio::time::timeout(HEAD_LIMIT, asking.next()).await {
+    while let Some(Some(given)) = node.outgoing.motion().while_moving(HEAD_LIMIT, asking.next()).await {
         match given {
             Given::Accepted => accepted += 1,
             Given::Refused(text) => refused = Some(text),

@@ -2,6 +2,7 @@
 
 use super::BackupError;
 use crate::outbox::Outbox;
+use crate::report::Report;
 use crate::sets::Sets;
 use crate::vault::Writer;
 use backmesh_codec::buffer::Buffers;
@@ -27,6 +28,8 @@ pub(crate) struct Packing {
     pub(crate) buffers: Buffers,
     /// Sealed bytes, with padding, before redundancy.
     pub(crate) bytes_added: AtomicU64,
+    /// Who asked for the backup, and may ask it to stop.
+    pub(crate) report: Report,
     /// Set when one thread fails, so that the others stop.
     pub(crate) failed: AtomicBool,
 }
@@ -102,7 +105,7 @@ impl<'a> Packs<'a> {
     }
 
     fn send(&mut self, pack: FinishedPack) -> Result<(), BackupError> {
-        let Packing { outbox, sets, writer, id_key, recipients, buffers, bytes_added, .. } = self.packing;
+        let Packing { outbox, sets, writer, id_key, recipients, buffers, bytes_added, report, .. } = self.packing;
         let (set, shape) = sets.for_pack(self.purpose, pack.class)?;
         let certificate = &writer.certificate;
         let template = StripeTemplate {
@@ -120,7 +123,7 @@ impl<'a> Packs<'a> {
             let pack = PackPlace { pack: stripe.record.pack, copyset: set.copyset, class: stripe.class };
             placed.extend(stripe.chunks.drain(..).map(|(id, at)| (id, Place { pack, at })));
         }
-        outbox.submit(stripe, set)?;
+        outbox.submit(stripe, set, report)?;
         Ok(())
     }
 }

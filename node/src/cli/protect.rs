@@ -82,7 +82,7 @@ impl Protect {
             return Ok(ExitCode::Done);
         }
         let mut advice = Vec::new();
-        let config = state.edit_protected(|config| {
+        let config = state.edit_config(|config| {
             for folder in folders {
                 advice.extend(self.change(config, folder, &patterns)?);
             }
@@ -210,6 +210,13 @@ fn add(protected: &mut Vec<PathBuf>, folder: PathBuf) -> Vec<(PathBuf, PathBuf)>
 
 /// Tells a running agent, and the person.
 pub(super) fn answer(cx: &mut Context, state: &State, config: &Config) -> anyhow::Result<ExitCode> {
+    let (code, agent) = tell_agent(cx, state);
+    cx.output.event(Event::result(ProtectResult { protected: config.protected(), agent, ..ProtectResult::default() }));
+    Ok(code)
+}
+
+/// Tells a running agent that the configuration has changed: how the command ends, and whether one runs.
+pub(super) fn tell_agent(cx: &mut Context, state: &State) -> (ExitCode, bool) {
     let mut refused = None;
     let told = client::try_ask(state, &Request::Reload, &mut |event| {
         if let Event::Error(failure) = event {
@@ -226,8 +233,7 @@ pub(super) fn answer(cx: &mut Context, state: &State, config: &Config) -> anyhow
     if let Some(message) = &refused {
         cx.output.event(Event::Problem(Problem::new(format!("the running agent could not be told: {message}"))));
     }
-    cx.output.event(Event::result(ProtectResult { protected: config.protected(), agent, ..ProtectResult::default() }));
-    Ok(ExitCode::of_problems(refused.is_some().into()))
+    (ExitCode::of_problems(refused.is_some().into()), agent)
 }
 
 pub(super) fn shown(path: &Path) -> String {

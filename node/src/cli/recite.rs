@@ -1,6 +1,7 @@
 //! Results as text for people. Names come from other machines and old disks: all of them are escaped.
 
 mod check;
+mod manners;
 mod rules;
 
 use super::output::local_time;
@@ -30,6 +31,8 @@ pub(super) fn answer(answer: &Answer, heading: bool, more: bool) -> String {
         Answer::Protect(result) => rules::protect(result),
         Answer::Check(result) => check::text(result),
         Answer::Key(result) => key(result),
+        Answer::Schedule(result) => manners::schedule(result),
+        Answer::Limits(result) => manners::limits(result),
         Answer::Demo(result) => demo(result),
         // The admin's command line has words of its own, and these two need none.
         Answer::Create(_) | Answer::Invite(_) | Answer::Charter(_) | Answer::Dump(_) | Answer::Reload | Answer::Shutdown => {
@@ -212,6 +215,10 @@ fn status(result: &StatusResult) -> String {
         let protected: Vec<String> = vault.protected.iter().map(folder).collect();
         line("protected", if protected.is_empty() { "nothing".to_owned() } else { protected.join("\n            ") });
     }
+    if let Some(backups) = &result.backups {
+        lines.push(manners::backups(backups));
+    }
+    let mut line = |title: &str, value: String| lines.push(format!("{title:<11} {value}\n"));
     if let Some(shelf) = &result.shelf {
         line(
             "for others",

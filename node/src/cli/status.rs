@@ -38,6 +38,7 @@ fn answer(cx: &mut Context, status: StatusResult) -> ExitCode {
 fn without_agent(state: &State) -> Result<StatusResult, StateError> {
     let (certificate, charter, writer) = (state.certificate()?, state.charter()?, state.writer()?);
     let protected = state.config()?.protected();
+    let backups = crate::schedule::without_agent(state, !protected.is_empty());
     Ok(StatusResult {
         agent: false,
         node: Some(NodeStatus {
@@ -60,6 +61,7 @@ fn without_agent(state: &State) -> Result<StatusResult, StateError> {
             locked: matches!(state.unsealing_secrets(), Err(StateError::Locked)),
             ..VaultStatus::default()
         }),
+        backups: Some(backups),
         shelf: None,
     })
 }

@@ -18,7 +18,7 @@ pub(super) struct Unprotect {
 impl Unprotect {
     pub(super) fn run(self, cx: &mut Context) -> anyhow::Result<ExitCode> {
         let state = State::open(&cx.folder)?;
-        let config = state.edit_protected(|config| {
+        let config = state.edit_config(|config| {
             // All or nothing: a mistyped name changes nothing.
             self.folders.iter().try_for_each(|folder| remove(&mut config.protect, folder))
         })?;

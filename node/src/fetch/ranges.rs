@@ -12,9 +12,9 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
-use tokio::time::sleep;
 
-/// How long a holder may take before another shard is asked for beside its own. It goes on being waited for.
+/// How long a holder may take before another shard is asked for beside its own. It goes on being waited for. Under a limit of this
+/// node that holds answers back, nobody is slow.
 const HEDGE_AFTER: Duration = Duration::from_millis(1500);
 
 /// How holders have answered so far: who failed last is asked last.
@@ -72,7 +72,7 @@ impl Fetcher {
         tokio::pin!(own);
         let trusted = self.holder(stripe, shard).is_some_and(|holder| self.ranks.failures(&holder) < 8);
         let first = if trusted {
-            tokio::select! { bytes = &mut own => Some(bytes), () = sleep(HEDGE_AFTER) => None }
+            tokio::select! { bytes = &mut own => Some(bytes), () = self.lanes.motion().pass(HEDGE_AFTER) => None }
         } else {
             None
         };
@@ -129,7 +129,7 @@ impl Fetcher {
                     }
                     None => return Err(self.too_few(stripe, have, &missing)),
                 },
-                () = sleep(HEDGE_AFTER), if rest.len() > 0 => asking.extend(rest.next().map(ask)),
+                () = self.lanes.motion().pass(HEDGE_AFTER), if rest.len() > 0 => asking.extend(rest.next().map(ask)),
             }
         }
         let present: Vec<(usize, &[u8])> =

@@ -3,6 +3,7 @@
 //! until the answer is sent.
 
 use super::Holder;
+use crate::throttle::PacedWay;
 use anyhow::{Context, bail};
 use backmesh_codec::tree::{self, ProveError};
 use backmesh_format::stripe::Stripe;
@@ -11,7 +12,7 @@ use backmesh_mesh::holding::{ReadProof, Refused, judge_reader};
 use backmesh_mesh::message::{
     READ_LIST_BYTES_MAX, READ_PACKS_MAX, READ_REQUEST_FRAME_BYTES_MAX, ReadReply, ReadRequest, Refusal,
 };
-use backmesh_net::{FrameReader, FrameWriter, Stream};
+use backmesh_net::{FrameReader, FrameWriter, Pace, Stream};
 use backmesh_store::{ShelfEntry, ShelfError, ShelfKey};
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +31,7 @@ pub(super) async fn serve(holder: &Arc<Holder>, peer: NodeId, stream: Stream) ->
     };
     let proof = tokio::time::timeout(PROOF_LIMIT, check_proof(holder, peer, &mut reader, &mut writer)).await;
     let vault = proof.context("no proof came in time")??;
+    let pace: Arc<dyn Pace> = PacedWay::alone(&holder.throttles.serving_out);
     while let Some(frame) = reader.next(READ_REQUEST_FRAME_BYTES_MAX).await? {
         let request = ReadRequest::decode(&frame).context("a request that cannot be read")?;
         let worker = Arc::clone(holder);
@@ -41,6 +43,9 @@ pub(super) async fn serve(holder: &Arc<Holder>, peer: NodeId, stream: Stream) ->
         let _room = pass.room(bytes).await.context("the node is ending")?;
         let worker = Arc::clone(holder);
         let reply = tokio::task::spawn_blocking(move || answer(&worker, &vault, request)).await?;
+        // Only shards are held back: with the lists a recovery begins, and they are short.
+        let is_shard = matches!(reply, ReadReply::Range { .. });
+        writer.set_pace(is_shard.then(|| Arc::clone(&pace)));
         let (fields, tail) = reply.encode_parts();
         writer.send_parts(&[&fields, tail]).await?;
         writer.flush().await?;

@@ -7,6 +7,7 @@ use super::gate::{Pass, Room};
 use super::intake::NotKept;
 use super::kept::Paced;
 use super::{Holder, STRANGER_IDLE, STRANGER_STREAMS};
+use crate::throttle::PacedWay;
 use anyhow::Context;
 use backmesh_codec::tree;
 use backmesh_format::copyset::{Copyset, Release, Unrelease};
@@ -43,6 +44,7 @@ enum End {
 
 pub(super) async fn serve(holder: &Arc<Holder>, peer: NodeId, stream: Stream) -> anyhow::Result<()> {
     let (mut reader, writer) = stream.split();
+    reader.set_pace(Some(PacedWay::alone(&holder.throttles.serving_in)));
     let (replies, waiting) = mpsc::channel(REPLIES_WAITING);
     let mut sending = tokio::spawn(send_replies(writer, waiting));
     let served = match holder.storing.enter(peer) {

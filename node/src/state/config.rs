@@ -4,8 +4,11 @@ mod rules;
 
 pub use rules::{compile, protected_folder};
 
+use super::manners;
+use crate::throttle::Limits;
 use crate::{os, units};
 use backmesh_control::{FolderRules, PathText, ProtectedFolder};
+use backmesh_policy::Schedule;
 use backmesh_source::{BadPattern, Rules};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,6 +26,10 @@ pub struct Config {
     pub offer_bytes: u64,
     /// Where the agent listens, as multiaddresses; empty for the default port on all addresses.
     pub listen: Vec<String>,
+    /// When it backs up by itself.
+    pub schedule: Schedule,
+    /// How fast it may be.
+    pub limits: Limits,
 }
 
 /// Why a configuration cannot be used.
@@ -32,7 +39,7 @@ pub enum ConfigError {
     #[error("{0}")]
     Syntax(#[from] toml_edit::TomlError),
     /// A setting that does not exist.
-    #[error("\"{0}\" is not a setting; there are protect, rules, offer and listen")]
+    #[error("\"{0}\" is not a setting; there are protect, rules, offer, listen, and the tables schedule and limits")]
     Unknown(String),
     /// A setting with a value of the wrong kind.
     #[error("\"{setting}\" should be {expected}")]
@@ -41,6 +48,14 @@ pub enum ConfigError {
         setting: &'static str,
         /// What it should be.
         expected: &'static str,
+    },
+    /// A setting with a value that makes no sense.
+    #[error("\"{setting}\": {what}")]
+    Value {
+        /// The setting.
+        setting: &'static str,
+        /// What is wrong with it.
+        what: String,
     },
     /// A folder that is not absolute.
     #[error("\"protect\" has {0}, which is not an absolute path")]
@@ -85,7 +100,7 @@ pub enum ConfigError {
 
 /// What a new state's file says beside the values.
 const HEADER: &str = "\
-# What this node protects and offers. A running agent reads this again after `backmesh protect` and `backmesh unprotect`.
+# What this node protects and offers. A running agent reads this again after each command that changes it.
 #   protect = [\"/home/anna\"]    folders that are backed up
 #   offer = \"200 GiB\"           disk space for other members' shards
 #   listen = []                  multiaddresses; empty for port 47770 on all addresses
@@ -93,6 +108,7 @@ const HEADER: &str = "\
 #   [[rules]]
 #   folder = \"/home/anna\"
 #   patterns = [\"*.iso\", \"!/important.iso\"]
+# `backmesh schedule` and `backmesh limits` keep their settings here too, in tables of their own.
 
 ";
 
@@ -110,6 +126,8 @@ impl Config {
                 "offer" => config.offer_bytes = offer(item)?,
                 "listen" => config.listen = texts(item)?,
                 "rules" => {}
+                "schedule" => config.schedule = manners::schedule(item)?,
+                "limits" => config.limits = manners::limits(item)?,
                 other => return Err(ConfigError::Unknown(backmesh_control::escape(other.as_bytes()))),
             }
         }
@@ -146,11 +164,29 @@ impl Config {
     }
 }
 
+/// The same file with what differs between two configurations; everything else stays as it is.
+///
+/// # Errors
+/// Where the file is not TOML.
+pub fn with_changes(text: &str, before: &Config, after: &Config) -> Result<String, ConfigError> {
+    let mut text = text.to_owned();
+    if before.protect != after.protect || before.rules != after.rules {
+        text = edited(&text, after)?;
+    }
+    if before.schedule != after.schedule {
+        text = manners::with_schedule(&text, &after.schedule)?;
+    }
+    if before.limits != after.limits {
+        text = manners::with_limits(&text, &after.limits)?;
+    }
+    Ok(text)
+}
+
 /// The same file with other protected folders and rules; everything else stays as it is.
 ///
 /// # Errors
 /// Where the file is not TOML.
-pub fn edited(text: &str, config: &Config) -> Result<String, ConfigError> {
+fn edited(text: &str, config: &Config) -> Result<String, ConfigError> {
     let mut document: DocumentMut = text.parse()?;
     let old = document.get("protect");
     if old.is_none_or(|old| paths(old).ok().as_ref() != Some(&config.protect)) {
@@ -236,6 +272,7 @@ mod tests {
             rules: [(odd, FolderRules { patterns: vec!["*.o".into()], ..FolderRules::default() })].into(),
             offer_bytes: 200 << 30,
             listen: vec!["/ip4/127.0.0.1/tcp/0".into()],
+            ..Config::default()
         };
         let text = config.to_text();
         assert!(text.contains("offer = \"200 GiB\""), "{text}");

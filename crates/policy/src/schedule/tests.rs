@@ -101,11 +101,11 @@ fn what_is_new_is_backed_up_soon() {
     let new = |since, history| History { new_since: Some(at(since)), ..history };
     let check = |now: &str, history, expected| assert_eq!(decide(&daily, at(now), &utc(), history), expected, "{now}");
     let first = new("2026-11-21T10:00:00Z", History::default());
-    check("2026-11-21T10:00:30Z", first, Decision::Wait(at("2026-11-21T10:02:00Z")));
-    check("2026-11-21T10:02:00Z", first, Decision::Run);
+    check("2026-11-21T10:00:30Z", first, Decision::Wait(at("2026-11-21T10:01:00Z")));
+    check("2026-11-21T10:01:00Z", first, Decision::Run);
     let another = new("2026-11-21T20:00:00Z", done("2026-11-21T12:01:00Z"));
-    check("2026-11-21T20:01:00Z", another, Decision::Wait(at("2026-11-21T20:02:00Z")));
-    check("2026-11-21T20:02:00Z", another, Decision::Run);
+    check("2026-11-21T20:00:59Z", another, Decision::Wait(at("2026-11-21T20:01:00Z")));
+    check("2026-11-21T20:01:00Z", another, Decision::Run);
     let before_noon = new("2026-11-21T11:59:30Z", done("2026-11-20T12:01:00Z"));
     check("2026-11-21T12:00:00Z", before_noon, Decision::Run);
 }
