@@ -6,6 +6,7 @@ use backmesh_tests::{Group, Node, text};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -232,7 +233,35 @@ fn back_to_its_place() {
     let now = fs::metadata(root.parent().unwrap()).unwrap();
     assert_eq!(now.permissions(), above.permissions());
 
+    on_a_terminal(owner, &root);
+
     // Without a terminal nobody is asked.
     let mut silent = owner.command(&["restore", "latest", "--in-place"]);
     assert_eq!(silent.stdin(Stdio::null()).stderr(Stdio::null()).status().unwrap().code(), Some(2));
+}
+
+/// A person is told what would be overwritten, and may refuse.
+fn on_a_terminal(owner: &Node, root: &Path) {
+    let letter = root.join("docs/letter.txt");
+    fs::write(&letter, "spoiled again").unwrap();
+    let program = owner.command(&[]).get_program().to_owned();
+    let words = format!("{} restore latest {} --in-place", text(Path::new(&program)), text(&letter));
+    for (answer, code, expected) in [("n\n", 130, "spoiled again"), ("y\n", 0, "dear")] {
+        let mut command = owner.command(&[]);
+        let environment: Vec<_> =
+            command.get_envs().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned()))).collect();
+        command = std::process::Command::new("script");
+        command.args(["-qec", &words, "/dev/null"]).env_clear().envs(environment).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let Ok(mut running) = command.spawn() else {
+            let why = "script is not installed";
+            assert!(std::env::var_os("BACKMESH_TESTS_FORBID_SKIPS").is_none(), "{why}");
+            return println!("skipped: {why}");
+        };
+        running.stdin.as_mut().unwrap().write_all(answer.as_bytes()).unwrap();
+        let ended = running.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stdout).into_owned();
+        assert!(said.contains("1 file would be overwritten, 0 made anew. Go on?"), "{said}");
+        assert_eq!(ended.status.code(), Some(code), "{said}");
+        assert_eq!(fs::read_to_string(&letter).unwrap(), expected);
+    }
 }
