@@ -124,13 +124,13 @@ fn settings_are_kept_without_an_agent_and_what_makes_no_sense_is_refused() -> Re
     assert_eq!((&first["every"], &first["on_battery"], &first["on_metered"]), (&"1h".into(), &false.into(), &false.into()));
     assert_eq!((&first["agent"], &first["backups"]["waits_for"]), (&false.into(), &"agent".into()));
     assert_eq!(first["backups"]["freshness"], "nothing_protected");
-    let words = ["schedule", "--at", "18:00,6:30", "--quiet", "22:00-06:00", "--on-battery", "yes", "--pause", "2h"];
+    let words = ["schedule", "--at", "18:00,6:30", "--quiet-hours", "22:00-06:00", "--on-battery", "yes", "--pause", "2h"];
     let set = shown(&words);
     assert_eq!(set["at"], serde_json::json!(["06:30", "18:00"]));
     assert!(
         set["every"].is_null() && set["quiet"] == "22:00-06:00" && set["on_battery"] == true && set["paused_until"].is_string()
     );
-    let after = shown(&["schedule", "--every", "90m", "--no-quiet", "--resume"]);
+    let after = shown(&["schedule", "--every", "90m", "--no-quiet-hours", "--resume"]);
     assert_eq!(after["every"], "90m");
     assert!(after["at"].is_null() && after["quiet"].is_null() && after["paused_until"].is_null() && after["on_battery"] == true);
     shown(&["schedule", "--off"]);
@@ -149,8 +149,8 @@ fn settings_are_kept_without_an_agent_and_what_makes_no_sense_is_refused() -> Re
         &["schedule", "--every", "often"],
         &["schedule", "--every", "1h", "--at", "12:00"],
         &["schedule", "--at", "12:00,25:00"],
-        &["schedule", "--quiet", "22:00-22:00"],
-        &["schedule", "--quiet", "night"],
+        &["schedule", "--quiet-hours", "22:00-22:00"],
+        &["schedule", "--quiet-hours", "night"],
         &["schedule", "--on-battery", "perhaps"],
         &["schedule", "--pause", "0h"],
         &["schedule", "--pause", "1h"],

@@ -28,11 +28,11 @@ pub(super) struct Schedule {
     #[arg(long)]
     off: bool,
     /// Never back up by itself during this part of the day, such as 22:00-06:00
-    #[arg(long, value_name = "HOURS", conflicts_with = "no_quiet")]
-    quiet: Option<Hours>,
+    #[arg(long, value_name = "HOURS", conflicts_with = "no_quiet_hours")]
+    quiet_hours: Option<Hours>,
     /// Back up at any time of the day
     #[arg(long)]
-    no_quiet: bool,
+    no_quiet_hours: bool,
     /// Whether to back up on battery [default: no]
     #[arg(long, value_name = "YES|NO", value_parser = BoolishValueParser::new(), action = ArgAction::Set)]
     on_battery: Option<bool>,
@@ -67,7 +67,7 @@ impl Schedule {
 
     fn is_change(&self) -> bool {
         let when = self.every.is_some() || !self.at.is_empty() || self.off;
-        let manners = self.quiet.is_some() || self.no_quiet || self.on_battery.is_some() || self.on_metered.is_some();
+        let manners = self.quiet_hours.is_some() || self.no_quiet_hours || self.on_battery.is_some() || self.on_metered.is_some();
         when || manners || self.pause.is_some() || self.resume
     }
 
@@ -79,8 +79,8 @@ impl Schedule {
         } else if self.off {
             settings.when = When::Off;
         }
-        if self.quiet.is_some() || self.no_quiet {
-            settings.quiet = self.quiet;
+        if self.quiet_hours.is_some() || self.no_quiet_hours {
+            settings.quiet = self.quiet_hours;
         }
         settings.on_battery = self.on_battery.unwrap_or(settings.on_battery);
         settings.on_metered = self.on_metered.unwrap_or(settings.on_metered);
