@@ -37,6 +37,11 @@ const JOURNAL_MAGIC: [u8; 4] = *b"BMij";
 const DATABASE: &str = "chunks.redb";
 const JOURNAL: &str = "journal.log";
 
+/// A smaller database is not worth a pause.
+const COMPACT_BYTES_MIN: u64 = 32 << 20;
+/// What a row takes in a database without gaps, measured.
+const COMPACTED_ROW_BYTES: u64 = 80;
+
 /// Changes whenever a chunk that was known is known no longer.
 pub type Epoch = [u8; 16];
 
@@ -249,17 +254,18 @@ impl ChunkIndex {
         self.hand_over(&mut self.writer())
     }
 
-    /// Gives back the memory that work has taken: many new chunks go to the database, and the pages of the database are forgotten. The
-    /// next call opens it again, which takes milliseconds.
+    /// Gives back what work has taken: many new chunks go to the database, the disk gets back what that has left empty in it if that is
+    /// much ([`ChunkIndex::compact_if_worthwhile`]), and its pages are forgotten. The next call opens it again, which takes milliseconds.
     ///
     /// # Errors
     /// The disk's, or that the index is damaged. Nothing is lost by it.
     pub fn rest(&self) -> Result<(), ChunkIndexError> {
-        let mut writer = self.writer();
         // Fewer are not worth the pages that would be written for them.
         if self.read_state(|state| state.delta.chunks()) > self.options.delta_chunks_max / 4 {
-            self.hand_over(&mut writer)?;
+            self.flush()?;
+            self.compact_if_worthwhile()?;
         }
+        let _writer = self.writer();
         Ok(self.db.close()?)
     }
 
@@ -272,6 +278,24 @@ impl ChunkIndex {
         let mut writer = self.writer();
         self.hand_over(&mut writer)?;
         Ok(self.db.compact()?)
+    }
+
+    /// Compacts where that gives back at least as much as the rows need, and more than a little; whether it did. As what waits in
+    /// memory is handed over seldom, this is worth asking after each time.
+    ///
+    /// # Errors
+    /// As [`ChunkIndex::compact`].
+    pub fn compact_if_worthwhile(&self) -> Result<bool, ChunkIndexError> {
+        let file_bytes = self.db.file_bytes()?;
+        if file_bytes < COMPACT_BYTES_MIN {
+            return Ok(false);
+        }
+        let needed = self.db.read(table::rows)?.saturating_mul(COMPACTED_ROW_BYTES);
+        let is_worthwhile = file_bytes > needed.saturating_mul(2);
+        if is_worthwhile {
+            self.compact()?;
+        }
+        Ok(is_worthwhile)
     }
 
     /// Where chunks lie: one answer for each id, in the same order.

@@ -90,6 +90,12 @@ impl Db {
         })
     }
 
+    /// How long the file is.
+    pub(crate) fn file_bytes(&self) -> Result<u64, DbError> {
+        let file = self.disk.open(&self.path).map_err(DiskError::io("open", &self.path))?;
+        Ok(file.len_bytes().map_err(DiskError::io("measure", &self.path))?)
+    }
+
     /// Gives the disk back what the file has grown by while rows were replaced.
     pub(crate) fn compact(&self) -> Result<(), DbError> {
         self.ensure_open()?;

@@ -17,7 +17,7 @@ use super::{Epoch, KnownChunk, KnownPack};
 use backmesh_format::id::{ChunkId, PackId};
 use backmesh_format::index::FramePlace;
 use backmesh_format::wire::{DecodeError, Reader, Wire, Writer};
-use redb::{Error, ReadTransaction, ReadableTable, TableDefinition, TableError, WriteTransaction};
+use redb::{Error, ReadTransaction, ReadableTable, ReadableTableMetadata, TableDefinition, TableError, WriteTransaction};
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 
@@ -110,6 +110,11 @@ pub(super) fn find(transaction: &ReadTransaction, ids: &[ChunkId], found: &mut [
         *found = chunks.get(&id.0)?.map(|row| from_row(id, row.value())).transpose()?;
     }
     Ok(())
+}
+
+/// How many chunks there are.
+pub(super) fn rows(transaction: &ReadTransaction) -> Result<u64, Error> {
+    Ok(transaction.open_table(CHUNKS)?.len()?)
 }
 
 pub(super) fn number_of(transaction: &ReadTransaction, pack: &PackId) -> Result<Option<u32>, Error> {

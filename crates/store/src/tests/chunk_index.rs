@@ -236,3 +236,26 @@ fn a_rest_changes_nothing_but_memory() {
     drop(index);
     assert!(open(&disk).unwrap().lookup(&ids).unwrap().iter().all(Option::is_some));
 }
+
+#[test]
+fn compacting_is_left_where_little_would_be_gained() {
+    let disk = FaultyDisk::new();
+    let index = open(&disk).unwrap();
+    index.insert_pack(place(1), Purpose::Data, &chunks_of(1)).unwrap();
+    assert!(!index.compact_if_worthwhile().unwrap(), "a small database is no trouble");
+    drop(index);
+
+    // Each handing over of random ids touches all pages, and leaves the ones before as gaps.
+    let options = ChunkIndexOptions { delta_chunks_max: 20_000, cache_bytes: 64 << 20 };
+    let index = ChunkIndex::open(shared(&disk), dir(), options).unwrap();
+    let many = |pack: u64| (0..20_000).map(|at| (chunk(1000 + pack * 20_000 + at), frame_place(at))).collect::<Vec<_>>();
+    for pack in 10..22 {
+        index.insert_pack(place(pack), Purpose::Data, &many(pack)).unwrap();
+    }
+    assert!(index.compact_if_worthwhile().unwrap());
+    assert!(!index.compact_if_worthwhile().unwrap(), "there is nothing left to gain");
+    for pack in 10..22 {
+        let (id, at) = many(pack)[777];
+        assert_eq!(index.place(&id).unwrap().map(|found| (found.pack, found.at)), Some((place(pack), at)));
+    }
+}
