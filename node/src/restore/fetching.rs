@@ -13,10 +13,27 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-/// Steps that are looked up in the index together.
-const OPS_MAX: usize = 4096;
-/// Content that is looked up together, in bytes.
-const BYTES_MAX: u64 = 16 << 20;
+/// What is looked up in the index together. Where its pages have to be fetched, first little, so that the first file comes soon, then
+/// twice as much each time: ids are random, so that looking some thousands up goes through all pages of the index.
+#[derive(Debug, Clone, Copy)]
+struct Together {
+    /// Steps.
+    ops: usize,
+    /// Content, in bytes.
+    bytes: u64,
+}
+
+impl Together {
+    const NEAR: Self = Self { ops: 4096, bytes: 16 << 20 };
+    const FAR_FIRST: Self = Self { ops: 256, bytes: 4 << 20 };
+    const FAR_LAST: Self = Self { ops: 65_536, bytes: 1 << 30 };
+
+    /// After another look into the index.
+    fn next(self) -> Self {
+        Self { ops: (self.ops * 2).min(Self::FAR_LAST.ops), bytes: (self.bytes * 2).min(Self::FAR_LAST.bytes) }
+    }
+}
+
 /// Frames in one portion, about 1 MiB each.
 const FRAMES_MAX: usize = 8;
 /// Portions being fetched or waiting to be written.
@@ -67,6 +84,10 @@ pub(crate) struct Prefetch<B> {
     runtime: Handle,
     gathered: Vec<Op<B>>,
     gathered_bytes: u64,
+    /// None before the first step.
+    together: Option<Together>,
+    /// Looked up, and in no portion yet.
+    placed: VecDeque<PlacedOp<B>>,
     waiting: VecDeque<Portion<B>>,
     under_way: VecDeque<(Portion<B>, JoinHandle<Frames>)>,
     shared: Shared,
@@ -79,6 +100,8 @@ impl<B: Send + 'static> Prefetch<B> {
             runtime,
             gathered: Vec::new(),
             gathered_bytes: 0,
+            together: None,
+            placed: VecDeque::new(),
             waiting: VecDeque::new(),
             under_way: VecDeque::new(),
             shared: Shared::default(),
@@ -94,11 +117,13 @@ impl<B: Send + 'static> Prefetch<B> {
             self.gathered_bytes += u64::from(chunk.bytes);
         }
         self.gathered.push(op);
-        if self.gathered.len() >= OPS_MAX || self.gathered_bytes >= BYTES_MAX {
+        let together = *self.together.get_or_insert(if places.is_far() { Together::FAR_FIRST } else { Together::NEAR });
+        if self.gathered.len() >= together.ops || self.gathered_bytes >= together.bytes {
             self.place(places);
+            self.together = Some(if places.is_far() { together.next() } else { together });
         }
         self.start();
-        if self.waiting.is_empty() { Ok(None) } else { self.take() }
+        if self.waiting.is_empty() && self.placed.is_empty() { Ok(None) } else { self.take() }
     }
 
     /// Gives back what is left, portion by portion.
@@ -113,17 +138,31 @@ impl<B: Send + 'static> Prefetch<B> {
         self.take()
     }
 
-    /// Looks up where the gathered chunks lie, and cuts the steps into portions of few frames.
+    /// Looks up where the gathered chunks lie.
     fn place(&mut self, places: &mut Places) {
         let ops = std::mem::take(&mut self.gathered);
         self.gathered_bytes = 0;
         let ids: Vec<ChunkId> =
             ops.iter().filter_map(|op| if let Op::Fetch(chunk) = op { Some(chunk.id) } else { None }).collect();
         let mut found = places.of(&ids).into_iter();
-        let mut portion = Portion::default();
-        for op in ops {
+        let placed = ops.into_iter().map(|op| {
             let place = if matches!(op, Op::Fetch(_)) { found.next() } else { None };
+            (op, place)
+        });
+        self.placed.extend(placed);
+    }
+
+    /// Cuts some of the steps into portions of few frames. What portions have in common stays in memory, so not all at once.
+    fn cut(&mut self) {
+        let mut left = Together::NEAR;
+        let mut portion = Portion::default();
+        while left.ops > 0
+            && left.bytes > 0
+            && let Some((op, place)) = self.placed.pop_front()
+        {
+            left.ops -= 1;
             if let Some(Ok(Place { pack, at })) = &place {
+                left.bytes = left.bytes.saturating_sub(at.bytes.into());
                 let frame = (pack.pack, at.frame);
                 if !portion.frames.contains(&frame) {
                     if portion.frames.len() >= FRAMES_MAX {
@@ -137,11 +176,16 @@ impl<B: Send + 'static> Prefetch<B> {
             }
             portion.ops.push((op, place));
         }
-        self.waiting.push_back(portion);
+        if !portion.ops.is_empty() {
+            self.waiting.push_back(portion);
+        }
     }
 
     fn start(&mut self) {
         while self.under_way.len() < PORTIONS {
+            if self.waiting.is_empty() {
+                self.cut();
+            }
             let Some(mut portion) = self.waiting.pop_front() else { return };
             let new = std::mem::take(&mut portion.new);
             let fetching = self.runtime.spawn(fetch(Arc::clone(&self.fetcher), new));

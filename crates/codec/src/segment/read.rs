@@ -199,6 +199,12 @@ pub(super) struct Cache {
     packs: Pages<PackPage>,
 }
 
+impl Cache {
+    pub(super) fn of_row_pages(pages_max: usize) -> Self {
+        Self { rows: Pages { pages_max, ..Pages::default() }, packs: Pages::default() }
+    }
+}
+
 #[cfg(test)]
 impl Cache {
     pub(super) fn len(&self) -> (usize, usize) {
@@ -206,18 +212,19 @@ impl Cache {
     }
 }
 
-/// Pages of a kind that are kept; a page of rows is about 100 KiB in memory.
+/// Pages of a kind that are kept unless more are asked for; a page of rows is about 90 KiB in memory.
 const CACHE_PAGES: usize = 64;
 
 #[derive(Debug)]
 struct Pages<T> {
     pages: HashMap<ChunkId, (u64, T)>,
+    pages_max: usize,
     uses: u64,
 }
 
 impl<T> Default for Pages<T> {
     fn default() -> Self {
-        Self { pages: HashMap::new(), uses: 0 }
+        Self { pages: HashMap::new(), pages_max: CACHE_PAGES, uses: 0 }
     }
 }
 
@@ -228,7 +235,7 @@ impl<T> Pages<T> {
             Some((_, page)) => page,
             None => read()?,
         };
-        if self.pages.len() >= CACHE_PAGES {
+        if self.pages.len() >= self.pages_max {
             let oldest = self.pages.iter().min_by_key(|(_, (used, _))| *used).map(|(id, _)| *id);
             oldest.and_then(|id| self.pages.remove(&id));
         }

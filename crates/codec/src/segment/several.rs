@@ -46,6 +46,14 @@ impl<S: PlacedPages> Segments<S> {
         Self { source, segments, cache: Cache::default() }
     }
 
+    /// Keeps more pages of rows. Ids are random, so looking many up goes through all pages each time: either nearly all of them are kept,
+    /// or it hardly matters how many.
+    #[must_use]
+    pub fn with_row_pages(mut self, pages_max: usize) -> Self {
+        self.cache = Cache::of_row_pages(pages_max);
+        self
+    }
+
     /// Where a chunk lies.
     ///
     /// # Errors
