@@ -71,6 +71,7 @@ pub async fn list(
     let path = path.map(|path| path.bytes().unwrap_or_default());
     let report = report.clone();
     let work = tokio::task::spawn_blocking(move || {
+        let fetched_before = library.fetcher.bytes_fetched();
         let snapshot = pick(&mut library, &name)?;
         let mut batch = Batch::<EntryInfo>::default();
         let mut take = |key: &[u8], entry: &Entry| {
@@ -99,7 +100,7 @@ pub async fn list(
                 }
             }
         }
-        Ok(batch.finish())
+        Ok(batch.finish(library.fetcher.bytes_fetched() - fetched_before))
     });
     work.await.map_err(crate::serve::failed)?
 }

@@ -34,6 +34,8 @@ pub struct RecoverOptions<'a> {
     pub snapshot: Option<String>,
     /// The newest snapshot begun at or before this moment.
     pub as_of: Option<UnixMillis>,
+    /// Absolute paths; none for everything.
+    pub paths: Vec<PathText>,
     /// Where to; absent only with `list`.
     pub to: Option<PathBuf>,
     /// As root, give files to the numbers of their owners, not to users of the same names.
@@ -65,11 +67,12 @@ const LOCATE_ROUNDS: usize = 5;
 /// What kept it from starting, or stopped it.
 pub fn run(options: RecoverOptions<'_>) -> anyhow::Result<ExitCode> {
     crate::os::raise_open_files();
-    let RecoverOptions { phrase, seeds, list, snapshot, as_of, to, numeric_owners, include, exclude, dry_run, sink } = options;
+    let RecoverOptions { phrase, seeds, list, snapshot, as_of, paths, to, numeric_owners, include, exclude, dry_run, sink } =
+        options;
     let to = PathText::new(crate::os::path_bytes(&to.unwrap_or_default()));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let (report, mut events) = Report::new();
-    let wish = Wish { to, numeric_owners, include, exclude, dry_run, ..Wish::default() };
+    let wish = Wish { paths, to, numeric_owners, include, exclude, dry_run, ..Wish::default() };
     let wish = Choice { list, snapshot, as_of, wish };
     let code = runtime.block_on(async {
         let work = tokio::spawn(async move { recover(&phrase, &seeds, wish, &report).await });

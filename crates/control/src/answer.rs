@@ -163,6 +163,9 @@ pub struct SnapshotInfo {
 pub struct LsResult {
     /// The entries, in the catalogue's order.
     pub entries: Vec<EntryInfo>,
+    /// Bytes of shards fetched from holders; in the last part only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_fetched: Option<u64>,
 }
 
 /// What lies at a path.

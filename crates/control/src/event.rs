@@ -254,12 +254,12 @@ impl Batch<EntryInfo> {
     /// Takes an entry; gives a result to send when there are enough.
     pub fn push(&mut self, entry: EntryInfo) -> Option<Event> {
         let bytes = entry.path.path.len() + entry.target.as_ref().map_or(0, |target| target.path.len());
-        self.add(entry, bytes).map(|entries| Event::part(LsResult { entries }))
+        self.add(entry, bytes).map(|entries| Event::part(LsResult { entries, bytes_fetched: None }))
     }
 
-    /// The last result.
-    pub fn finish(self) -> Event {
-        Event::result(LsResult { entries: self.items })
+    /// The last result, with what was fetched for all of them.
+    pub fn finish(self, bytes_fetched: u64) -> Event {
+        Event::result(LsResult { entries: self.items, bytes_fetched: Some(bytes_fetched) })
     }
 }
 

@@ -119,14 +119,14 @@ fn a_long_list_comes_in_bounded_parts_and_ends_once() {
     let mut batch: Batch<EntryInfo> = Batch::default();
     let mut events: Vec<Event> = (0..3000).filter_map(|n| batch.push(entry(format!("/{}{n}", "\u{1}".repeat(60))))).collect();
     events.extend(batch.push(entry(format!("/{}", "\u{1}".repeat(64 << 10)))));
-    events.push(batch.finish());
+    events.push(batch.finish(9));
     assert!(events.len() > 10);
     assert_eq!(events.iter().filter_map(Event::end).collect::<Vec<_>>(), [ExitCode::Done]);
     assert!(events.iter().all(|event| event.to_line().len() < ANSWER_BYTES_MAX));
     let count: usize = events
         .iter()
         .map(|event| match event {
-            Event::Result { answer: Answer::Ls(LsResult { entries }), .. } => entries.len(),
+            Event::Result { answer: Answer::Ls(LsResult { entries, .. }), .. } => entries.len(),
             other => panic!("{other:?}"),
         })
         .sum();

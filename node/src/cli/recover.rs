@@ -2,8 +2,9 @@
 
 use super::rule_args::checked;
 use super::{Context, absolute, ls, secret, usage, when};
+use crate::os;
 use crate::recover::RecoverOptions;
-use backmesh_control::{ExitCode, parse_seed, seed_text};
+use backmesh_control::{ExitCode, PathText, parse_seed, seed_text};
 use backmesh_format::UnixMillis;
 use clap::Args;
 use std::path::PathBuf;
@@ -13,6 +14,9 @@ use std::path::PathBuf;
 /// Only reads; needs neither membership nor state, and changes nothing for anyone.
 #[derive(Debug, Args)]
 pub(super) struct Recover {
+    /// Files and folders to restore, by their full paths; without any, everything
+    #[arg(value_name = "PATH", conflicts_with = "list")]
+    paths: Vec<PathBuf>,
     /// The file with the recovery phrase; - reads it from standard input
     #[arg(long, value_name = "FILE")]
     phrase_file: PathBuf,
@@ -53,6 +57,11 @@ impl Recover {
             list: self.list,
             snapshot: self.snapshot.map(ls::snapshot_name).transpose()?,
             as_of: self.as_of,
+            paths: self
+                .paths
+                .iter()
+                .map(|path| Ok(PathText::new(os::path_bytes(&absolute(path)?))))
+                .collect::<anyhow::Result<_>>()?,
             to: self.to.map(|folder| absolute(&folder)).transpose()?,
             numeric_owners: self.numeric_owners,
             include: checked("--include", self.include)?,
