@@ -54,7 +54,8 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    fn command(&self, args: &[&str]) -> Command {
+    /// A command of this node's, with its result on standard output.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = self.site.program(self.programs.join("backmesh"));
         command.env("BACKMESH_STATE", &self.state).env("BACKMESH_MACHINE_ID", format!("machine {}", self.name));
         command.arg("--json").args(args).stdin(Stdio::null());
@@ -65,7 +66,7 @@ impl Node {
     pub(crate) fn run(&self, args: &[&str]) -> Result<(Used, Value)> {
         let (used, said) = measure::run(&mut self.command(args)).with_context(|| format!("backmesh {}", args[0]))?;
         let lines = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let result = lines.into_iter().find(|line| line["type"] == "result").context("a command had no result")?;
+        let result = lines.into_iter().rfind(|line| line["type"] == "result").context("a command had no result")?;
         Ok((used, result))
     }
 
@@ -87,7 +88,8 @@ impl Node {
         self.agent.as_ref().map(Child::id).with_context(|| format!("{} is not running", self.name))
     }
 
-    fn address(&self) -> Result<String> {
+    /// Where others can meet it.
+    pub(crate) fn address(&self) -> Result<String> {
         let (_, status) = self.run(&["status"])?;
         Ok(status["node"]["addresses"][0].as_str().context("a node has no address")?.to_owned())
     }

@@ -208,6 +208,39 @@ pub(crate) fn small_files(folder: &Path, count: u64) -> Result<()> {
     Ok(())
 }
 
+/// Files of text, fifty in a folder, of a fifth to nearly twice the average length; how many bytes they have together. Words repeat, so that they compress as
+/// text does, and no two files are alike.
+pub(crate) fn texts(folder: &Path, count: u64, average: u64) -> Result<u64> {
+    let mut dice = Dice::new(9);
+    let words: Vec<Vec<u8>> = (0..4096).map(|_| (0..2 + dice.below(8)).map(|_| b'a' + dice.below(26) as u8).collect()).collect();
+    let mut bytes = 0;
+    for number in 0..count {
+        let inside = text_folder(folder, number);
+        if number % TEXTS_IN_FOLDER == 0 {
+            fs::create_dir_all(&inside)?;
+        }
+        let length = average / 5 + dice.below(average * 8 / 5);
+        let mut text = Vec::with_capacity(length as usize + 16);
+        while (text.len() as u64) < length {
+            // Some words are far more frequent than others.
+            let frequent = 1 << (4 + dice.below(9));
+            text.extend_from_slice(&words[dice.below(frequent) as usize]);
+            text.push(if dice.below(12) == 0 { b'\n' } else { b' ' });
+        }
+        bytes += text.len() as u64;
+        fs::write(inside.join(format!("text {number:07}.txt")), text)?;
+    }
+    Ok(bytes)
+}
+
+const TEXTS_IN_FOLDER: u64 = 50;
+
+/// Where a text lies.
+pub(crate) fn text_folder(folder: &Path, number: u64) -> PathBuf {
+    let at = number / TEXTS_IN_FOLDER;
+    folder.join(format!("year {:02}/project {:03}", at / 200, at % 200))
+}
+
 const PAGE_BYTES: u64 = 4096;
 /// A day's new mails: this many runs of pages that were free.
 const MAIL_RUNS: u64 = 24;

@@ -14,9 +14,11 @@ use report::{ROWS, Report, SECTIONS};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
-const USAGE: &str = "usage: benchmark [--quick] [--only ROW]... [--json] [--work DIR] [--programs DIR] [--keep] [--list]
+const USAGE: &str =
+    "usage: benchmark [--quick] [--large] [--only ROW]... [--json] [--work DIR] [--programs DIR] [--keep] [--list]
 
   --quick          small data, a few minutes; bounds that only hold for the full data are not judged
+  --large          a vault of 10 GB instead of 2 GB in the section catalogue
   --only ROW       only this row, or this section; may be repeated
   --json           one object a line instead of the table
   --work DIR       where everything is written (80 GB at most; default target)
@@ -27,6 +29,7 @@ const USAGE: &str = "usage: benchmark [--quick] [--only ROW]... [--json] [--work
 /// What the command line said.
 struct Options {
     quick: bool,
+    large: bool,
     json: bool,
     keep: bool,
     only: Vec<String>,
@@ -38,6 +41,8 @@ struct Options {
 pub(crate) struct Context {
     /// Small data.
     pub(crate) quick: bool,
+    /// Data of the size that the bounds of the section catalogue were made for.
+    pub(crate) large: bool,
     /// Where everything is written.
     pub(crate) work: PathBuf,
     /// Where backmesh and backmesh-admin are.
@@ -73,7 +78,7 @@ fn main() -> Result<ExitCode> {
         Some(folder) => folder.canonicalize().with_context(|| format!("{} cannot be read", folder.display()))?,
         None => build()?,
     };
-    let cx = Context { quick: options.quick, work, programs, peers: peers::found() };
+    let cx = Context { quick: options.quick, large: options.large, work, programs, peers: peers::found() };
     let mut report = Report::new(&cx, options.only)?;
     for section in SECTIONS {
         if report.wants_section(section) {
@@ -90,12 +95,13 @@ fn main() -> Result<ExitCode> {
 
 fn options() -> Result<Option<Options>> {
     let work = PathBuf::from("target");
-    let mut options = Options { quick: false, json: false, keep: false, only: Vec::new(), work, programs: None };
+    let mut options = Options { quick: false, large: false, json: false, keep: false, only: Vec::new(), work, programs: None };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut value = || words.next().with_context(|| format!("{word} wants a value\n{USAGE}"));
         match word.as_str() {
             "--quick" => options.quick = true,
+            "--large" => options.large = true,
             "--json" => options.json = true,
             "--keep" => options.keep = true,
             "--only" => options.only.push(value()?),

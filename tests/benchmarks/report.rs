@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// The parts that are measured together, in order.
-pub(crate) const SECTIONS: [&str; 8] = ["kernel", "mail", "pictures", "wire", "line", "losses", "million", "shards"];
+pub(crate) const SECTIONS: [&str; 10] =
+    ["kernel", "mail", "pictures", "wire", "line", "losses", "catalogue", "index", "million", "shards"];
 
 /// What is measured, and the bound.
 pub(crate) struct Row {
@@ -46,7 +47,7 @@ const fn least(row: Row) -> Row {
 const MIB: f64 = 1_048_576.0;
 
 /// All rows, in the order of the table.
-pub(crate) const ROWS: [Row; 34] = [
+pub(crate) const ROWS: [Row; 43] = [
     row("first-cpu", "kernel", "first backup, CPU s of the owner", "<= 0.65 x restic's", 0.65),
     row("first-wall", "kernel", "first backup, wall", "<= restic's", 1.0),
     whole(row("stored", "kernel", "stored, before redundancy", "<= 210 MiB", 210.0 * MIB)),
@@ -75,6 +76,15 @@ pub(crate) const ROWS: [Row; 34] = [
     least(row("line", "line", "100 Mbit/s with 40 ms, rate of a backup as part of iperf3's", ">= 0.9", 0.9)),
     row("losses-time", "losses", "two of ten holders killed during a backup, wall as part of the undisturbed", "<= 1.5", 1.5),
     row("losses-kept", "losses", "the same, files lost", "0", 0.0),
+    row("catalogue-ls", "catalogue", "500,000 files, ls of a folder, fetched", "<= 4 MB", 4e6),
+    row("catalogue-one", "catalogue", "the same, restore of one file, fetched", "<= 4 MB", 4e6),
+    row("catalogue-recover", "catalogue", "the same, recovery of one file by a new machine, fetched", "<= 4 MB", 4e6),
+    row("catalogue-first", "catalogue", "the same, recovery of all, until the first file is there", "<= 60 s", 60.0),
+    row("catalogue-diff", "catalogue", "the same, diff of two snapshots between which 20 files changed, fetched", "<= 4 MB", 4e6),
+    whole(row("index-mesh", "index", "index of 500 GB in the mesh, before redundancy, as part of the vault", "< 0.3 %", 0.003)),
+    whole(row("index-local", "index", "the same, local, as part of the vault", "< 0.3 %", 0.003)),
+    row("index-insert", "index", "the same, entering a chunk, as chunks a second", "no bound", f64::INFINITY),
+    row("index-lookup", "index", "the same, finding a chunk, as chunks a second", "no bound", f64::INFINITY),
     whole(row("shards-start", "shards", "a holder with 1,000,000 shards starts, after a clean end", "<= 5 s", 5.0)),
     whole(row("shards-killed", "shards", "a holder with 1,000,000 shards starts, after kill -9", "<= 5 s", 5.0)),
     whole(row("million-memory", "million", "a million files, peak memory of the owner", "<= 300 MB", 300e6)),
@@ -115,6 +125,12 @@ impl Found {
     /// Shows the number that is judged as the ratio.
     pub(crate) fn ratio(mut self) -> Self {
         self.ratio = self.value.map(|value| format!("{value:.3}")).unwrap_or_default();
+        self
+    }
+
+    /// Shows the number that is judged as a percentage.
+    pub(crate) fn ratio_of_percent(mut self) -> Self {
+        self.ratio = self.value.map(|value| format!("{:.3} %", value * 100.0)).unwrap_or_default();
         self
     }
 

@@ -1,5 +1,7 @@
 //! The parts of the benchmark. Each fills its rows; what an error keeps it from is reported as not measured.
 
+mod catalogue;
+mod index;
 mod kernel;
 mod network;
 mod scale;
@@ -23,6 +25,8 @@ pub(crate) fn run(section: &str, cx: &Context, report: &mut Report) -> Result<()
         "wire" => network::wire(cx, report),
         "line" => network::line(cx, report),
         "losses" => network::losses(cx, report),
+        "catalogue" => catalogue::run(cx, report),
+        "index" => index::run(cx, report),
         "shards" => scale::shards(cx, report),
         "million" => scale::million(cx, report),
         _ => bail!("there is no section {section}"),
