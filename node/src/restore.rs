@@ -13,7 +13,7 @@ use crate::fetch::FetchError;
 use crate::library::Library;
 use crate::node::Node;
 use crate::report::Report;
-use backmesh_codec::catalogue::{ContentReader, Rest};
+use backmesh_codec::catalogue::{ContentReader, LastContents, Rest};
 use backmesh_control::{
     Batch, Event, ExitCode, Failure, PathText, Phase, PlanItem, PlannedAction, Problem, Progress, RestoreResult,
 };
@@ -189,6 +189,7 @@ struct Work<'a> {
     prefetch: Prefetch<Begun>,
     current: Option<Current>,
     zeros: Zeros,
+    contents: LastContents,
     sockets: u64,
     torn: u64,
     result: RestoreResult,
@@ -218,6 +219,7 @@ impl<'a> Work<'a> {
             prefetch,
             current: None,
             zeros: Zeros::default(),
+            contents: LastContents::default(),
             sockets: 0,
             torn: 0,
             result: RestoreResult::default(),
@@ -256,7 +258,9 @@ impl<'a> Work<'a> {
             self.bytes_passed += bytes;
             return Ok(());
         }
-        let refs: Result<Vec<ChunkRef>, FetchError> = ContentReader::new(&mut self.library.pages, content, bytes).collect();
+        let pages = &mut self.library.pages;
+        let content = self.contents.beside_the_entry(pages, content);
+        let refs = content.and_then(|content| ContentReader::new(pages, content, bytes).collect::<Result<Vec<_>, FetchError>>());
         match refs {
             Ok(refs) => self.file(key, entry, step, &refs, bytes),
             Err(error) => {

@@ -21,7 +21,7 @@ mod read;
 mod tests;
 mod write;
 
-pub use content::{ContentReader, ContentWriter, INLINE_REFS_MAX, beside_the_entry, write_content};
+pub use content::{ContentReader, ContentWriter, INLINE_REFS_MAX, LastContents, beside_the_entry, write_content};
 pub use diff::{Change, Diff, diff, diff_below};
 pub use read::{Catalogue, Rest, Skipped, Walk, after_subtree};
 pub use write::{CatalogueWriter, WriteError, holds_contents};

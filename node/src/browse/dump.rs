@@ -8,7 +8,7 @@ use crate::node::Node;
 use crate::report::Report;
 use crate::restore::fetching::{Fetched, Op, Prefetch};
 use crate::restore::{library, shown, unreadable};
-use backmesh_codec::catalogue::ContentReader;
+use backmesh_codec::catalogue::{ContentReader, LastContents};
 use backmesh_control::{DATA_BYTES_MAX, DumpResult, Event, ExitCode, Failure, PathText, Phase, Progress, escape};
 use backmesh_format::catalogue::{CatalogueRoot, Content, Entry, Kind, key_of};
 use std::collections::{BTreeMap, HashMap};
@@ -83,6 +83,7 @@ struct Stream<'a> {
     links: HashMap<u64, Vec<u8>>,
     /// Folders whose turn is still to come, by the least key that may lie in them.
     folders: BTreeMap<Vec<u8>, (Vec<u8>, Entry)>,
+    last: LastContents,
     out: Out<'a>,
 }
 
@@ -96,7 +97,7 @@ impl<'a> Stream<'a> {
         let fetcher = Arc::clone(&library.fetcher);
         let prefetch = Prefetch::new(Arc::clone(&fetcher), library.runtime.clone());
         let (links, folders) = (HashMap::new(), BTreeMap::new());
-        Self { library, prefetch, links, folders, out: Out::new(fetcher, report) }
+        Self { library, prefetch, links, folders, last: LastContents::default(), out: Out::new(fetcher, report) }
     }
 
     fn file(&mut self, path: &[u8], entry: Option<Entry>) -> Result<(), Failure> {
@@ -174,6 +175,7 @@ impl<'a> Stream<'a> {
 
     /// Each chunk is on its way before the next page of the list is read.
     fn contents(&mut self, path: &[u8], content: Content, bytes: u64) -> Result<(), Failure> {
+        let content = self.last.beside_the_entry(&mut self.library.pages, content).map_err(|error| broken(path, &error))?;
         for chunk in ContentReader::new(&mut self.library.pages, content, bytes) {
             let chunk = chunk.map_err(|error| broken(path, &error))?;
             if let Some(ready) = self.prefetch.push(Op::Fetch(chunk), &mut self.library.data)? {

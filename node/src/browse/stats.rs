@@ -6,7 +6,7 @@ use crate::node::Node;
 use crate::report::Report;
 use crate::restore::{library, unreadable};
 use crate::serve::failed;
-use backmesh_codec::catalogue::ContentReader;
+use backmesh_codec::catalogue::{ContentReader, LastContents};
 use backmesh_control::{ExitCode, Failure, Phase, Problem, Progress, SnapshotStats, StatsResult, Time};
 use backmesh_format::ChunkId;
 use backmesh_format::catalogue::{Content, Kind};
@@ -86,6 +86,7 @@ fn of_snapshot(node: &Node, mut library: Library, name: &str, report: &Report) -
     let mut told = Instant::now();
     let mut after: Option<Vec<u8>> = None;
     let (mut files, mut errors) = (0, Vec::new());
+    let mut contents = LastContents::default();
     loop {
         let mut catalogue = library.catalogue(snapshot.catalogue.clone());
         let mut walk = catalogue.walk(b"");
@@ -112,6 +113,13 @@ fn of_snapshot(node: &Node, mut library: Library, name: &str, report: &Report) -
             tell(report, &mut told, files, snapshot.files)?;
         }
         for (content, bytes) in lists {
+            let content = match contents.beside_the_entry(&mut library.pages, content) {
+                Ok(content) => content,
+                Err(error) => {
+                    errors.push(error);
+                    continue;
+                }
+            };
             for chunk in ContentReader::new(&mut library.pages, content, bytes) {
                 match chunk {
                     Ok(chunk) => count.take(&[chunk])?,

@@ -5,7 +5,7 @@ use super::{Check, Named, path};
 use crate::fetch::FetchError;
 use crate::library::Library;
 use crate::serve::failed;
-use backmesh_codec::catalogue::{ContentReader, Pages};
+use backmesh_codec::catalogue::{ContentReader, LastContents, Pages};
 use backmesh_control::{Failure, Phase, Problem, Progress};
 use backmesh_format::catalogue::{CatalogueRoot, Content, Entry, InnerPage, Kind, LeafPage};
 use backmesh_format::index::{ChunkRef, page_from_bytes};
@@ -32,6 +32,7 @@ struct Walk<'a> {
     library: &'a mut Library,
     /// Pages that were read. Their names take 32 bytes for each 64 KiB of catalogue.
     seen: HashSet<ChunkId>,
+    contents: LastContents,
     damaged: Named,
     /// Paths that were named or counted, as hashes: a file is told once, in the newest snapshot in which it is damaged.
     told: HashSet<u64>,
@@ -44,6 +45,7 @@ impl Check<'_> {
         let mut walk = Walk {
             library,
             seen: HashSet::new(),
+            contents: LastContents::default(),
             damaged: Named::default(),
             told: HashSet::new(),
             hasher: RandomState::new(),
@@ -111,6 +113,14 @@ impl Check<'_> {
 
     /// Whether all chunks of a file are known and none lies in a pack that is lost; else what is wrong.
     fn content(&mut self, walk: &mut Walk<'_>, content: Content, bytes: u64) -> Result<Result<(), String>, Failure> {
+        let content = match walk.contents.beside_the_entry(&mut walk.library.pages, content) {
+            Ok(content) => content,
+            Err(error) if error.passes() && !self.silent.is_empty() => {
+                self.result.too_few = true;
+                return Ok(Ok(()));
+            }
+            Err(error) => return Ok(Err(error.to_string())),
+        };
         let mut refs = ContentReader::new(&mut walk.library.pages, content, bytes);
         let mut ids: Vec<ChunkId> = Vec::new();
         let mut lost = 0_u64;

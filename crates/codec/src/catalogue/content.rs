@@ -149,12 +149,17 @@ pub fn beside_the_entry<P: Pages>(pages: &mut P, content: Content) -> Result<Con
     LastContents::default().beside_the_entry(pages, content)
 }
 
-/// The page of contents that was read last: the files beside each other share one.
+/// The page of contents that was read last: the files beside each other share one. Whoever reads the contents of many files asks it
+/// first, or each file costs fetching and reading the whole page again.
 #[derive(Debug, Default)]
-pub(super) struct LastContents(Option<(ChunkRef, Vec<Content>)>);
+pub struct LastContents(Option<(ChunkRef, Vec<Content>)>);
 
 impl LastContents {
-    pub(super) fn beside_the_entry<P: Pages>(&mut self, pages: &mut P, content: Content) -> Result<Content, P::Error> {
+    /// As [`beside_the_entry`], with the page that was read last.
+    ///
+    /// # Errors
+    /// Where a page is not to be had, or holds fewer contents.
+    pub fn beside_the_entry<P: Pages>(&mut self, pages: &mut P, content: Content) -> Result<Content, P::Error> {
         let Content::InPage { page, at } = content else { return Ok(content) };
         if self.0.as_ref().is_none_or(|(last, _)| *last != page) {
             let ContentPage(contents) = fetch(pages, &page)?;
