@@ -1,7 +1,7 @@
 //! Files that change, vanish or cannot be read while a backup runs: the rest goes on, and what came of them is said.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
 
-use backmesh_tests::tree::{Numbers, below, make_tree};
+use backmesh_tests::tree::{below, make_tree};
 use backmesh_tests::{Group, Node, Outcome, disk, oddities, text, tree};
 use serde_json::Value;
 use std::fs::{self, File};
@@ -101,7 +101,8 @@ fn vanishing(node: &Node, source: &Path) {
 fn growing(group: &Group, source: &Path) {
     let node = &group.nodes[0];
     let file = source.join("grows");
-    fs::write(&file, Numbers::new(8).bytes(8 << 20)).unwrap();
+    // Long, so that the writer has its turn in each attempt, however busy the machine is.
+    long_file(&file);
     let over = AtomicBool::new(false);
     let outcome = std::thread::scope(|threads| {
         threads.spawn(|| {
@@ -126,7 +127,7 @@ fn growing(group: &Group, source: &Path) {
     let restored = node.run(&["--json", "restore", "latest", text(&file), "--to", text(&target)]).expect(0).result();
     assert!(restored["notes"].to_string().contains("changed while"), "{restored}");
     let restored = fs::metadata(below(&target, &file)).unwrap().len();
-    assert!(restored >= 8 << 20 && restored <= fs::metadata(&file).unwrap().len(), "{restored}");
+    assert!(restored >= LONG_BYTES as u64 && restored <= fs::metadata(&file).unwrap().len(), "{restored}");
 
     // Once it rests, it is read again and the mark is gone.
     assert_eq!(node.back_up()["problems"], 0);
