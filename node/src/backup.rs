@@ -17,7 +17,7 @@ use crate::outbox::OutboxError;
 use crate::report::Report;
 use crate::sets::SetsError;
 use crate::units::count;
-use crate::vault::SignHeadError;
+use crate::vault::{Listed, SignHeadError};
 use backmesh_codec::buffer::Buffers;
 use backmesh_codec::frame::CompressError;
 use backmesh_codec::stripe::BuildError;
@@ -179,8 +179,10 @@ async fn back_up_alone(node: &Arc<Node>, report: &Report) -> Result<BackupResult
     node.outbox.all_enough(HOLDERS_PATIENCE, report).await?;
 
     report.progress(Progress::new(Phase::Finishing));
-    index_new_chunks(node, &packing, report).await?;
+    let segments = index_new_chunks(node, &packing, report).await?;
     node.outbox.all_enough(HOLDERS_PATIENCE, report).await?;
+    // Only now: a holder may have refused their packs for good, and then the next backup has to write them again.
+    segments.into_iter().for_each(|(purpose, listed)| node.vault.set_segments(purpose, listed));
 
     let snapshot = snapshot(node, &scanned, &packing, started_at, &roots, report.problems());
     let (id, finished_at) = (snapshot.id(), snapshot.finished_at);
@@ -286,15 +288,22 @@ fn scan(
 }
 
 /// First the page of older snapshots, if one is due, then the index, which has to name that page.
-async fn index_new_chunks(node: &Arc<Node>, packing: &Arc<Packing>, report: &Report) -> Result<(), BackupError> {
+async fn index_new_chunks(
+    node: &Arc<Node>,
+    packing: &Arc<Packing>,
+    report: &Report,
+) -> Result<Vec<(Purpose, Vec<Listed>)>, BackupError> {
     let paged_out = in_thread(node, packing, report, commit::page_out_snapshots).await?;
     if let Some(paged_out) = paged_out {
         node.outbox.all_enough(HOLDERS_PATIENCE, report).await?;
         paged_out.accept(node);
     }
     in_thread(node, packing, report, |node, packing| {
-        commit::write_segments(node, packing, Purpose::Data)?;
-        commit::write_segments(node, packing, Purpose::Catalogue)
+        let mut segments = Vec::new();
+        for purpose in [Purpose::Data, Purpose::Catalogue] {
+            segments.extend(commit::write_segments(node, packing, purpose)?.map(|listed| (purpose, listed)));
+        }
+        Ok(segments)
     })
     .await
 }

@@ -13,6 +13,7 @@ use crate::fetch::FetchError;
 use crate::library::Library;
 use crate::node::Node;
 use crate::report::Report;
+use crate::state::Config;
 use backmesh_codec::catalogue::{ContentReader, LastContents, Rest};
 use backmesh_control::{
     Batch, Event, ExitCode, Failure, PathText, Phase, PlanItem, PlannedAction, Problem, Progress, RestoreResult,
@@ -20,7 +21,7 @@ use backmesh_control::{
 use backmesh_format::catalogue::{Entry, Kind, split_key};
 use backmesh_format::index::ChunkRef;
 use backmesh_format::vault::Snapshot;
-use backmesh_source::{Choice, FileSink, RestoreError, RestoreOptions, RestoreWriter, Rules, Step};
+use backmesh_source::{BadPattern, Choice, FileSink, RestoreError, RestoreOptions, RestoreWriter, Rules, Step};
 use choosing::Wanted;
 use existing::{chunks_here, has_length, verified_at};
 use expected::expected;
@@ -71,14 +72,22 @@ pub struct Wish {
 pub async fn restore(node: &Arc<Node>, wish: Wish, report: &Report) -> Result<Event, Failure> {
     let mut library = library(node)?;
     let (report, state) = (report.clone(), node.state.clone());
-    let rules = node.config().walk_rules().map_err(|error| Failure::new(ExitCode::Failed, error.to_string()))?;
+    let config = node.config();
     let work = tokio::task::spawn_blocking(move || {
         let snapshot = crate::browse::pick(&mut library, &wish.snapshot)?;
-        run(&mut library, &snapshot, &wish, Spared { paths: vec![state], rules }, &report)
+        let spared = Spared { paths: vec![state], rules: rules_of(&config, &snapshot)? };
+        run(&mut library, &snapshot, &wish, spared, &report)
     });
     let ended = work.await;
     node.rest().await;
     ended.map_err(|error| Failure::new(ExitCode::Failed, error.to_string()))?
+}
+
+/// The rules of the folders of a snapshot, which need not be protected any more.
+fn rules_of(config: &Config, snapshot: &Snapshot) -> Result<BTreeMap<PathBuf, Rules>, Failure> {
+    let roots = snapshot.roots.iter().map(|root| crate::os::path_from_bytes(root.0.clone()));
+    let rules = roots.chain(config.protect.iter().cloned()).map(|path| Ok((path.clone(), config.walk_rules_of(&path)?)));
+    rules.collect::<Result<_, BadPattern>>().map_err(|error| Failure::new(ExitCode::Failed, error.to_string()))
 }
 
 /// The node's own vault, to read in; holders that are missed are named as people know them.
@@ -233,12 +242,15 @@ impl<'a> Work<'a> {
 
     /// All wanted paths, and then what is extra; how much of that was deleted.
     fn everything(&mut self, snapshot: &Snapshot, delete: bool) -> Result<u64, Failure> {
+        // In place first: the ignore files that are there now tell what is spared, and the restore may bring older ones.
+        let delete_first = delete && self.wanted.in_place;
+        let deleted = if delete_first { self.delete_extras(snapshot)? } else { 0 };
         for path in self.wanted.paths.clone() {
             self.ancestors(snapshot, &path)?;
             self.subtree(snapshot, &path)?;
         }
         self.finish_files()?;
-        if delete { self.delete_extras(snapshot) } else { Ok(0) }
+        if delete && !delete_first { self.delete_extras(snapshot) } else { Ok(deleted) }
     }
 
     fn entry(&mut self, key: Vec<u8>, entry: Entry) -> Result<(), Failure> {

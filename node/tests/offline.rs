@@ -592,6 +592,11 @@ fn the_help() {
         "find",
         "dump",
         "restore",
+        "check",
+        "key",
+        "key lock",
+        "key unlock",
+        "key status",
         "stats",
         "schedule",
         "limits",
@@ -603,7 +608,7 @@ fn the_help() {
         "man",
     ];
     for command in commands {
-        let arguments: Vec<&str> = [command, "--help"].into_iter().filter(|argument| !argument.is_empty()).collect();
+        let arguments: Vec<&str> = command.split_whitespace().chain(["--help"]).collect();
         let output = home.run(&arguments);
         assert!(output.status.success());
         help.push_str(&format!("# {}\n\n{}\n", arguments.join(" "), std::str::from_utf8(&output.stdout).unwrap()));

@@ -123,10 +123,12 @@ impl Db {
     }
 
     fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, DbError> {
-        self.ensure_open()?;
-        let result = match &*self.database.read().unwrap_or_else(PoisonError::into_inner) {
-            Some(database) => self.guarded(|| work(database)),
-            None => Err(self.damaged("it was closed meanwhile")),
+        let result = loop {
+            self.ensure_open()?;
+            // Another thread may close it in between: then it is opened again.
+            if let Some(database) = &*self.database.read().unwrap_or_else(PoisonError::into_inner) {
+                break self.guarded(|| work(database));
+            }
         };
         if result.is_err() && !self.is_in_memory() {
             self.give_up()?;
@@ -135,13 +137,16 @@ impl Db {
     }
 
     /// Closes the database after an error; the next call opens it again, if that is allowed. Closing is more work to redb, and as
-    /// likely to fail.
+    /// likely to fail. Nobody may open it again before it is closed, since closing writes.
     fn give_up(&self) -> Result<(), DbError> {
-        let database = self.database.write().unwrap_or_else(PoisonError::into_inner).take();
-        self.guarded(|| {
+        let mut slot = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        let database = slot.take();
+        let closed = self.guarded(|| {
             drop(database);
             Ok(())
-        })
+        });
+        drop(slot);
+        closed
     }
 
     fn ensure_open(&self) -> Result<(), DbError> {

@@ -22,15 +22,19 @@ use std::time::Duration;
 /// How long holders may take to accept a head, or nothing may move on the way to them.
 const HEAD_LIMIT: Duration = Duration::from_secs(30);
 
-/// Writes what is new in the local index as segments, merging small ones; the vault's segments after that.
-pub(crate) fn write_segments(node: &Node, packing: &Packing, purpose: Purpose) -> Result<(), BackupError> {
+/// How long holders may take to accept a head in all, whatever moves.
+const HEAD_DEADLINE: Duration = Duration::from_secs(15 * 60);
+
+/// Writes what is new in the local index as segments, merging small ones; the vault's segments after that, which hold once the packs
+/// that they lie in are durable.
+pub(crate) fn write_segments(node: &Node, packing: &Packing, purpose: Purpose) -> Result<Option<Vec<Listed>>, BackupError> {
     let mut listed = node.vault.segments(purpose);
     let indexed_to = listed.iter().map(|segment| segment.end_pack).max().unwrap_or(0);
     let new_packs = node.index.packs(indexed_to..u32::MAX)?;
     let end = new_packs.last().map_or(indexed_to, |pack| pack.number + 1);
     let fresh: u64 = new_packs.iter().filter(|pack| pack.purpose == purpose).map(|pack| u64::from(pack.chunks)).sum();
     if fresh == 0 {
-        return Ok(());
+        return Ok(None);
     }
     // With the segment that is still to be written in the list, the plan says which to write as one. What an earlier machine wrote is
     // not in the local index, and stays as it is.
@@ -40,12 +44,10 @@ pub(crate) fn write_segments(node: &Node, packing: &Packing, purpose: Purpose) -
     let merged = plan_merge(&newest_first).into_iter().find(|range| range.start == 0).map_or(0, |range| range.end - 1);
     let kept = listed.len() - merged;
     let first_pack = listed.get(kept).map_or(indexed_to, |segment| segment.first_pack);
-    if let Some(reference) = write_segment(node, packing, purpose, first_pack..end)? {
-        listed.truncate(kept);
-        listed.push(Listed { reference, first_pack, end_pack: end, local: true });
-        node.vault.set_segments(purpose, listed);
-    }
-    Ok(())
+    let Some(reference) = write_segment(node, packing, purpose, first_pack..end)? else { return Ok(None) };
+    listed.truncate(kept);
+    listed.push(Listed { reference, first_pack, end_pack: end, local: true });
+    Ok(Some(listed))
 }
 
 fn write_segment(
@@ -161,16 +163,20 @@ pub(crate) async fn commit_head(node: &Arc<Node>, snapshot: Snapshot) -> Result<
     let needed = node.sets.heads_needed();
     let mut asking: FuturesUnordered<_> = holders.iter().map(|holder| send_head(node, *holder, &head)).collect();
     let (mut accepted, mut refused) = (0, None);
-    while let Some(Some(given)) = node.outgoing.motion().while_moving(HEAD_LIMIT, asking.next()).await {
-        match given {
-            Given::Accepted => accepted += 1,
-            Given::Refused(text) => refused = Some(text),
-            Given::Unreachable => {}
+    let answers = async {
+        while let Some(Some(given)) = node.outgoing.motion().while_moving(HEAD_LIMIT, asking.next()).await {
+            match given {
+                Given::Accepted => accepted += 1,
+                Given::Refused(text) => refused = Some(text),
+                Given::Unreachable => {}
+            }
+            if accepted >= needed {
+                break;
+            }
         }
-        if accepted >= needed {
-            break;
-        }
-    }
+    };
+    // A holder that keeps the line moving and never answers must not keep the backup.
+    let _ = tokio::time::timeout(HEAD_DEADLINE, answers).await;
     drop(asking);
     if accepted < needed {
         return Err(BackupError::TooFewHeads { accepted, needed, refused });

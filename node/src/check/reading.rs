@@ -72,6 +72,7 @@ impl Check<'_> {
         self.judge_again(&set, place, !probed.damaged.is_empty());
         let Some(library) = library else { return };
         if (probed.proven as usize) < usize::from(record.k) {
+            self.result.too_few |= !self.lost.contains(&place.pack);
             return;
         }
         match self.open(library, &record, probed.shards) {

@@ -17,7 +17,7 @@ pub(super) struct Dump {
     /// latest, latest~1, the first 8 digits of an id or more, or a time such as "@2026-11-20 14:00"
     #[arg(value_name = "SNAP")]
     snapshot: String,
-    /// The file
+    /// The file; with --tar also a folder
     path: PathBuf,
     /// Write what is at and below the path as a tar archive, with owners, times, links and extended attributes
     #[arg(long)]

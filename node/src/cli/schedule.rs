@@ -34,10 +34,10 @@ pub(super) struct Schedule {
     #[arg(long)]
     no_quiet_hours: bool,
     /// Whether to back up on battery [default: no]
-    #[arg(long, value_name = "YES|NO", value_parser = BoolishValueParser::new(), action = ArgAction::Set)]
+    #[arg(long, value_name = "YES|NO", value_parser = BoolishValueParser::new(), hide_possible_values = true, action = ArgAction::Set)]
     on_battery: Option<bool>,
     /// Whether to back up on a network that is paid by volume [default: no]
-    #[arg(long, value_name = "YES|NO", value_parser = BoolishValueParser::new(), action = ArgAction::Set)]
+    #[arg(long, value_name = "YES|NO", value_parser = BoolishValueParser::new(), hide_possible_values = true, action = ArgAction::Set)]
     on_metered: Option<bool>,
     /// Back up only when told to for so long, such as 30m, 2h or 1d
     #[arg(long, value_name = "TIME", value_parser = parse_duration, conflicts_with = "resume")]

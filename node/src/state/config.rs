@@ -150,7 +150,15 @@ impl Config {
     /// # Errors
     /// The first pattern that makes no sense.
     pub fn walk_rules(&self) -> Result<BTreeMap<PathBuf, Rules>, BadPattern> {
-        self.protect.iter().map(|path| Ok((path.clone(), compile(&self.rules_of(path))?))).collect()
+        self.protect.iter().map(|path| Ok((path.clone(), self.walk_rules_of(path)?))).collect()
+    }
+
+    /// The rules of a folder, those of a newly protected one where it is not protected.
+    ///
+    /// # Errors
+    /// A pattern in the file that is none.
+    pub fn walk_rules_of(&self, path: &Path) -> Result<Rules, BadPattern> {
+        compile(&self.rules_of(path))
     }
 
     /// The text of a new file with these settings.

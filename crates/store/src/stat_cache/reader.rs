@@ -265,7 +265,7 @@ impl StatCacheReader {
         if self.ended {
             return Ok(Next::Nothing);
         }
-        let mut r = Reader::new(&self.block[self.at..]);
+        let mut r = Reader::new(self.block.get(self.at..).ok_or_else(|| self.damaged(self.block_at))?);
         let next = |r: &mut Reader<'_>| {
             let length = r.varint()?;
             let tag: Tag = r.array()?;
@@ -306,6 +306,8 @@ impl StatCacheReader {
         if length > BLOCK_BYTES_MAX {
             return Err(self.damaged(block_at));
         }
+        // What is at hand is no block of the file until it was checked: whoever goes back loads again.
+        self.block_at = u64::MAX;
         let mut block = std::mem::take(&mut self.block);
         block.resize(length, 0);
         let filled = self.fill(block_at + BLOCK_HEADER_BYTES as u64, &mut block);
