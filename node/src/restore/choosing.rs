@@ -216,16 +216,15 @@ impl Work<'_> {
     pub(super) fn delete_extras(&mut self, snapshot: &Snapshot) -> Result<u64, Failure> {
         if self.wanted.in_place && snapshot.problems > 0 {
             let count = snapshot.problems;
-            let what = format!("the backup had {count} problems: what could not be read then is not in it, so nothing is deleted");
+            let what =
+                format!("the backup had {count} problems: what could not be read then is not in it, so nothing is deleted");
             self.report.problem(Problem::new(what));
             return Ok(0);
         }
         let mut within = self.wanted.within();
         // Of what the snapshot does not know it cannot say what belongs there.
         let mut known = self.library.catalogue(snapshot.catalogue.clone());
-        within.retain(|path| {
-            path.is_empty() || matches!(known.lookup(path), Ok(Some(Entry { kind: Kind::Directory, .. })))
-        });
+        within.retain(|path| path.is_empty() || matches!(known.lookup(path), Ok(Some(Entry { kind: Kind::Directory, .. }))));
         let chooser = self.wanted.selection().map(Chooser::new);
         let mut catalogue = self.library.catalogue(snapshot.catalogue.clone());
         let keys = Keys { walk: catalogue.walk(&[]), chooser };
