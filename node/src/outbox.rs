@@ -183,7 +183,7 @@ impl Outbox {
         self.spool.expect_many();
     }
 
-    /// No more stripes will be submitted for now, and what is only useful for more of them goes. For threads, not for tasks.
+    /// A backup ends: what is only useful while stripes are submitted goes. For threads, not for tasks.
     pub fn rest(&self) {
         if let Err(error) = self.spool.tidy() {
             tracing::warn!("files of the spool that are of no more use stay until the next start: {error}");
