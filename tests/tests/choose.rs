@@ -240,6 +240,36 @@ fn back_to_its_place() {
     assert_eq!(silent.stdin(Stdio::null()).stderr(Stdio::null()).status().unwrap().code(), Some(2));
 }
 
+/// What goes is decided by the rules that are there now, by those of a new folder where it is protected no more, and only where the
+/// snapshot knows what belongs there.
+#[test]
+fn deleting_in_place_spares_what_no_snapshot_can_know() {
+    let home = home();
+    let root = home.path().canonicalize().unwrap();
+    let (docs, later) = (root.join("docs"), root.join("later"));
+    plant(&root, &[("docs/.backmeshignore", b"/none\n")]);
+    let group = Group::start(2).unwrap();
+    let owner = &group.nodes[0];
+    owner.protect(&root);
+    owner.back_up();
+
+    let back = |path: &Path| owner.run(&["restore", "latest", text(path), "--in-place", "--yes", "--delete"]);
+    plant(
+        &root,
+        &[("docs/.backmeshignore", b"/big\n"), ("docs/big/tape", b"long"), ("docs/extra", b"-"), ("later/only.txt", b"new")],
+    );
+    back(&later).expect(3);
+    assert!(later.join("only.txt").exists(), "the snapshot does not know the folder");
+    back(&docs).expect(0);
+    assert_eq!(fs::read(docs.join(".backmeshignore")).unwrap(), b"/none\n");
+    assert!(docs.join("big/tape").exists(), "it was left out when the restore began");
+    assert!(!docs.join("extra").exists());
+
+    owner.run(&["unprotect", text(&root)]).expect(0);
+    back(&root).expect(0);
+    assert!(!later.exists() && root.join(".cache/web/page").exists(), "caches stay though the folder is protected no more");
+}
+
 /// A person is told what would be overwritten, and may refuse.
 fn on_a_terminal(owner: &Node, root: &Path) {
     let letter = root.join("docs/letter.txt");
