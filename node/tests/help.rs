@@ -1,5 +1,4 @@
 //! What `--help` says of every command.
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
 
 use std::path::Path;
 use std::process::Command;

@@ -180,6 +180,23 @@ fn damage_is_told_and_nothing_after_it_is_trusted() {
             assert!(found.iter().all(|(key, seen)| truth.get(key) == Some(seen)), "byte {at}");
         }
     }
+    // Changed files are looked for further ahead, past the damage, and the walk goes on where it was.
+    let changed =
+        || looks(&all).into_iter().enumerate().map(|(n, (key, seen))| (key, if n % 20 == 3 { stat(1 << 40) } else { seen }));
+    for at in (100..whole.len()).step_by(1999) {
+        for cut in [false, true] {
+            let mut damaged = whole.clone();
+            if cut {
+                damaged.truncate(at);
+            } else {
+                damaged[at] ^= 0x20;
+            }
+            disk.set_bytes_of(&path, damaged);
+            let (found, problem) = read(&disk, changed());
+            assert!(problem.is_some(), "byte {at}");
+            assert!(found.iter().all(|(key, seen)| truth.get(key) == Some(seen)), "byte {at}");
+        }
+    }
     disk.set_bytes_of(&path, whole);
     assert!(matches!(cache(&disk).reader(&[8; 16]).problem(), Some(StatCacheProblem::OtherEpoch { .. })));
     let (key, stat) = looks(&all).swap_remove(0);
