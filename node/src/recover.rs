@@ -341,28 +341,11 @@ fn choose<'a>(found: &'a [(Snapshot, Signed<Head>)], choice: &Choice) -> Result<
 mod tests {
     use super::*;
 
-    fn snapshot(started_at: UnixMillis) -> Snapshot {
-        Snapshot {
-            started_at,
-            finished_at: started_at,
-            seat: 0,
-            host: "desk".to_owned(),
-            system: backmesh_format::vault::System::Unix,
-            roots: Vec::new(),
-            catalogue: None,
-            files: 0,
-            entries: 0,
-            bytes: 0,
-            bytes_added: 0,
-            problems: 0,
-            tags: Vec::new(),
-        }
-    }
-
     #[test]
     fn the_newest_is_the_last_of_the_newest_head_whatever_the_clock_said() {
         // The clock ran in 2040 for a while; and a snapshot that only an older head names stays before those of the newest.
-        let heads = vec![(vec![snapshot(2), snapshot(90), snapshot(5)], "new"), (vec![snapshot(2), snapshot(70)], "old")];
+        let snapshots = |times: &[UnixMillis]| times.iter().copied().map(Snapshot::empty).collect();
+        let heads = vec![(snapshots(&[2, 90, 5]), "new"), (snapshots(&[2, 70]), "old")];
         let found: Vec<(UnixMillis, &str)> =
             in_order(heads).iter().map(|(snapshot, head)| (snapshot.started_at, *head)).collect();
         assert_eq!(found, [(70, "old"), (2, "new"), (90, "new"), (5, "new")]);

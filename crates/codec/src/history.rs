@@ -62,26 +62,11 @@ pub fn open_snapshots(sealed: &SealedSnapshots, vault: &VaultId, secret: &[u8; 3
 mod tests {
     use super::*;
     use crate::seal::sealing_key;
-    use backmesh_format::vault::System;
     use rand::SeedableRng;
     use rand::rngs::StdRng;
 
     fn snapshot(number: u64) -> Snapshot {
-        Snapshot {
-            started_at: number,
-            finished_at: number,
-            seat: 0,
-            host: "desk".to_owned(),
-            system: System::Unix,
-            roots: vec![Bytes(b"/home/ada".to_vec())],
-            catalogue: None,
-            files: 0,
-            entries: 0,
-            bytes: 0,
-            bytes_added: 0,
-            problems: 0,
-            tags: Vec::new(),
-        }
+        Snapshot { roots: vec![Bytes(b"/home/ada".to_vec())], ..Snapshot::empty(number) }
     }
 
     #[test]

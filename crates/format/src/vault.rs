@@ -261,6 +261,25 @@ record! {
 }
 
 impl Snapshot {
+    /// A state with no files in it, begun and finished at a time.
+    pub fn empty(at: UnixMillis) -> Self {
+        Self {
+            started_at: at,
+            finished_at: at,
+            seat: 0,
+            host: String::new(),
+            system: System::Unix,
+            roots: Vec::new(),
+            catalogue: None,
+            files: 0,
+            entries: 0,
+            bytes: 0,
+            bytes_added: 0,
+            problems: 0,
+            tags: Vec::new(),
+        }
+    }
+
     /// The name of the snapshot.
     pub fn id(&self) -> SnapshotId {
         SnapshotId(blake3::derive_key("backmesh 1 snapshot id", &to_envelope(self)))

@@ -211,26 +211,8 @@ pub(crate) async fn send_head(node: &Node, holder: NodeId, head: &Signed<Head>) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use backmesh_format::vault::{SealedSnapshots, System};
+    use backmesh_format::vault::SealedSnapshots;
     use backmesh_format::wire::Bytes;
-
-    fn snapshot(number: u64) -> Snapshot {
-        Snapshot {
-            started_at: number,
-            finished_at: number,
-            seat: 0,
-            host: String::new(),
-            system: System::Unix,
-            roots: Vec::new(),
-            catalogue: None,
-            files: 0,
-            entries: 0,
-            bytes: 0,
-            bytes_added: 0,
-            problems: 0,
-            tags: Vec::new(),
-        }
-    }
 
     /// However often the key came and went, a page of older snapshots holds as many as were to be moved.
     #[test]
@@ -240,7 +222,7 @@ mod tests {
         for (sealed, snapshots) in
             [(vec![], 128), (vec![sealed(64), sealed(36)], 28), ([vec![sealed(36)], singles(92)].concat(), 0), (singles(20), 108)]
         {
-            let snapshots: Vec<Snapshot> = (0..snapshots).map(snapshot).collect();
+            let snapshots: Vec<Snapshot> = (0..snapshots).map(Snapshot::empty).collect();
             let mut body = HeadBody { sealed, snapshots: snapshots.clone(), ..HeadBody::default() };
             assert_eq!(body.inline_count(), 128);
             let page = oldest(&mut body, 64);

@@ -74,25 +74,10 @@ impl Drop for Totals {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use backmesh_format::vault::System;
     use backmesh_format::wire::Bytes;
 
     fn snapshot(root: &str) -> Snapshot {
-        Snapshot {
-            started_at: 0,
-            finished_at: 0,
-            seat: 0,
-            host: String::new(),
-            system: System::Unix,
-            roots: vec![Bytes(root.into())],
-            catalogue: None,
-            files: 7,
-            entries: 8,
-            bytes: 900,
-            bytes_added: 0,
-            problems: 0,
-            tags: Vec::new(),
-        }
+        Snapshot { roots: vec![Bytes(root.into())], files: 7, bytes: 900, ..Snapshot::empty(0) }
     }
 
     #[test]

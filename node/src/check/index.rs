@@ -118,7 +118,9 @@ mod tests {
     }
 
     fn compare(there: &[SegmentRow], here: &[SegmentRow]) -> u64 {
-        let rows = |rows: &[SegmentRow]| rows.to_vec().into_iter().map(Ok::<_, Infallible>);
+        fn rows(rows: &[SegmentRow]) -> impl Iterator<Item = Result<SegmentRow, Infallible>> + '_ {
+            rows.iter().copied().map(Ok)
+        }
         differences(rows(there), rows(here)).unwrap()
     }
 
