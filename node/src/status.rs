@@ -111,6 +111,7 @@ pub async fn peers(node: &Arc<Node>) -> PeersResult {
             me: peer.me,
             standing: peer.standing,
             connected: peer.me || node.members.is_connected(&peer.node),
+            transport: node.net.transport(&peer.node).filter(|_| !peer.me).map(|transport| transport.to_string()),
             addresses: peer.addresses.clone(),
             offered_bytes: peer.offered_bytes,
             free_bytes: peer.free_bytes,

@@ -449,6 +449,9 @@ pub struct PeerInfo {
     pub standing: Standing,
     /// Whether it is connected now.
     pub connected: bool,
+    /// What carries the connection: `tcp`, or `quic` where TCP does not connect; absent where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transport: Option<String>,
     /// Where it says it can be met.
     pub addresses: Vec<String>,
     /// Bytes it offers to others.

@@ -1,6 +1,8 @@
 //! Addresses as people write them: `/ip4/192.0.2.7/tcp/47770`, `/dns4/nas.example/tcp/47770`, `nas.example:47770`, `192.0.2.7`,
-//! `[2001:db8::7]:47770`, each with or without `/p2p/` and the peer's id.
+//! `[2001:db8::7]:47770`, each with or without `/p2p/` and the peer's id. `/udp/47770/quic-v1` is read as the same place: a node
+//! listens on one port of both, and is dialled over TCP first.
 
+use crate::Transport;
 use backmesh_format::NodeId;
 use libp2p::multiaddr::{Multiaddr, Protocol as Part};
 use libp2p::{PeerId, identity};
@@ -20,7 +22,7 @@ const RESOLVED_MAX: usize = 8;
 pub struct Address {
     /// The machine.
     pub host: Host,
-    /// The TCP port.
+    /// The port, of TCP and of UDP.
     pub port: u16,
     /// The node that is expected there, if the address names one.
     pub peer: Option<NodeId>,
@@ -65,7 +67,9 @@ pub enum AddressError {
         text: String,
     },
     /// A part of a multiaddress that this node does not speak.
-    #[error("{part:?} is not supported in an address; expected /ip4, /ip6, /dns, /dns4 or /dns6, then /tcp, then perhaps /p2p")]
+    #[error(
+        "{part:?} is not supported in an address; expected /ip4, /ip6, /dns, /dns4 or /dns6, then /tcp or /udp and /quic-v1, then perhaps /p2p"
+    )]
     Unsupported {
         /// The part.
         part: String,
@@ -116,6 +120,12 @@ fn parse_multiaddress(text: &str) -> Result<Address, AddressError> {
     if next == Some("tcp") {
         address.port = parse_port(parts.next().unwrap_or_default())?;
         next = parts.next();
+    } else if next == Some("udp") {
+        address.port = parse_port(parts.next().unwrap_or_default())?;
+        match parts.next() {
+            Some("quic-v1") => next = parts.next(),
+            other => return Err(AddressError::Unsupported { part: other.unwrap_or("udp").to_owned() }),
+        }
     }
     if next == Some("p2p") {
         address.peer = Some(parse_peer(parts.next().unwrap_or_default())?);
@@ -235,20 +245,32 @@ impl From<SocketAddr> for Address {
 }
 
 /// libp2p's form of an address.
-pub(crate) fn multiaddr(address: SocketAddr) -> Multiaddr {
-    Multiaddr::from(address.ip()).with(Part::Tcp(address.port()))
+pub(crate) fn multiaddr(address: SocketAddr, transport: Transport) -> Multiaddr {
+    let host = Multiaddr::from(address.ip());
+    match transport {
+        Transport::Tcp => host.with(Part::Tcp(address.port())),
+        Transport::Quic => host.with(Part::Udp(address.port())).with(Part::QuicV1),
+    }
+}
+
+/// What carries a connection with an address in libp2p's form.
+pub(crate) fn transport(address: &Multiaddr) -> Transport {
+    if address.iter().any(|part| matches!(part, Part::QuicV1)) { Transport::Quic } else { Transport::Tcp }
+}
+
+/// The IP address in libp2p's form of an address, whatever follows it.
+pub(crate) fn ip_addr(address: &Multiaddr) -> Option<IpAddr> {
+    match address.iter().next()? {
+        Part::Ip4(ip) => Some(IpAddr::V4(ip)),
+        Part::Ip6(ip) => Some(IpAddr::V6(ip)),
+        _ => None,
+    }
 }
 
 /// The IP address and TCP port in libp2p's form, if it holds them.
 pub(crate) fn socket_addr(address: &Multiaddr) -> Option<SocketAddr> {
-    let mut parts = address.iter();
-    let ip = match parts.next()? {
-        Part::Ip4(ip) => IpAddr::V4(ip),
-        Part::Ip6(ip) => IpAddr::V6(ip),
-        _ => return None,
-    };
-    match parts.next()? {
-        Part::Tcp(port) => Some(SocketAddr::new(ip, port)),
+    match address.iter().nth(1)? {
+        Part::Tcp(port) => Some(SocketAddr::new(ip_addr(address)?, port)),
         _ => None,
     }
 }
@@ -304,6 +326,7 @@ mod tests {
         check("/ip4/1.2.3.4/tcp/5", "/ip4/1.2.3.4/tcp/5");
         check("/ip4/1.2.3.4", "/ip4/1.2.3.4/tcp/47770");
         check("/ip6/::1/tcp/5/", "/ip6/::1/tcp/5");
+        check("/ip4/1.2.3.4/udp/5/quic-v1", "/ip4/1.2.3.4/tcp/5");
         check("/dns4/Nas.Example/tcp/1", "/dns4/nas.example/tcp/1");
         check("/dns/nas/tcp/1", "/dns/nas/tcp/1");
         check(" 1.2.3.4 ", "/ip4/1.2.3.4/tcp/47770");
@@ -330,7 +353,8 @@ mod tests {
         check_refused("", "empty");
         check_refused("/ip4/1.2.3/tcp/5", "\"1.2.3\"");
         check_refused("1.2.3", "\"1.2.3\"");
-        check_refused("/ip4/1.2.3.4/udp/5/quic-v1", "\"udp\"");
+        check_refused("/ip4/1.2.3.4/udp/5", "\"udp\"");
+        check_refused("/ip4/1.2.3.4/udp/5/quic", "\"quic\"");
         check_refused("/ip4/1.2.3.4/tcp/5/ws", "\"ws\"");
         check_refused("/unix/tmp", "\"unix\"");
         check_refused("nas:70000", "\"70000\"");

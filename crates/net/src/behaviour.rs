@@ -6,7 +6,6 @@ use crate::links::{Links, Unwanted};
 use libp2p::PeerId;
 use libp2p::core::transport::PortUse;
 use libp2p::core::{Endpoint, Multiaddr};
-use libp2p::multiaddr::Protocol as Part;
 use libp2p::swarm::{
     CloseConnection, ConnectionClosed, ConnectionDenied, ConnectionId, DialFailure, FromSwarm, ListenFailure, NetworkBehaviour,
     THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
@@ -60,8 +59,7 @@ impl Behaviour {
     ) -> Result<Handler, ConnectionDenied> {
         self.pending_inbound.remove(&id);
         self.pending_outbound.remove(&id);
-        let direct = !remote.iter().any(|part| matches!(part, Part::P2pCircuit));
-        let end = self.links.add(id, peer, outbound, direct).map_err(ConnectionDenied::new)?;
+        let end = self.links.add(id, peer, remote, outbound).map_err(ConnectionDenied::new)?;
         Ok(Handler::new(self.links.clone(), end))
     }
 }
@@ -77,7 +75,7 @@ impl NetworkBehaviour for Behaviour {
         remote: &Multiaddr,
     ) -> Result<(), ConnectionDenied> {
         let limits = &self.links.limits;
-        let ip = address::socket_addr(remote).map(|address| address.ip());
+        let ip = address::ip_addr(remote);
         let of_same = self.pending_inbound.values().filter(|other| **other == ip).count();
         let full = self.pending_inbound.len() >= limits.pending_inbound_max || self.links.is_flooded();
         if full || of_same >= limits.pending_inbound_per_address_max {

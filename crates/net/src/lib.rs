@@ -1,7 +1,7 @@
 //! Sockets: connections between nodes, and streams of frames on them. libp2p is treated as a socket; nothing here decides.
 //!
 //! A [`Net`] holds the node's connections: TCP, encrypted and authenticated by Noise under the node's own key, shared by many
-//! streams through Yamux. Who a peer is follows from the handshake ([`backmesh_format::NodeId`]); whether it may do anything is for
+//! streams through Yamux; and QUIC, at the same port of UDP, where TCP does not connect. Who a peer is follows from the handshake ([`backmesh_format::NodeId`]); whether it may do anything is for
 //! the layers above. On a connection either side opens streams, each for one [`Protocol`], and sends length-prefixed frames.
 //!
 //! Everything is bounded: connections, streams of a peer, streams that wait for this node's attention, the bytes that a peer may have
@@ -19,6 +19,7 @@ mod handler;
 mod links;
 mod muxer;
 mod net;
+mod quic;
 mod task;
 
 pub use address::{Address, AddressError, Family, Host, PORT_DEFAULT, peer_id_text};
@@ -26,6 +27,24 @@ pub use config::{Limits, NetConfig};
 pub use frame::{FrameError, FrameReader, FrameWriter, Pace, Stream};
 pub use handler::Refusal;
 pub use net::{DialError, DialFailure, DisconnectReason, Net, NetError, NetEvent, OpenError};
+
+/// What carries a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// TCP, which is preferred: it moves more bytes for less work.
+    Tcp,
+    /// QUIC, where TCP does not connect.
+    Quic,
+}
+
+impl std::fmt::Display for Transport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Quic => "quic",
+        })
+    }
+}
 
 /// What a stream is for. Each has its own name on the wire, versioned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

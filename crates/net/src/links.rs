@@ -6,9 +6,10 @@
 
 use crate::config::Limits;
 use crate::handler::{OpenRequest, Refusal};
-use crate::{Protocol, address};
+use crate::{Protocol, Transport, address};
 use backmesh_format::NodeId;
 use libp2p::PeerId;
+use libp2p::multiaddr::{Multiaddr, Protocol as Part};
 use libp2p::swarm::ConnectionId;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -51,6 +52,7 @@ pub(crate) struct Link {
     outbound: bool,
     /// Not through a relay.
     direct: bool,
+    transport: Transport,
     /// Another connection with the same peer is preferred: this one goes when no stream is on it.
     extra: AtomicBool,
     /// No sign of life for a while.
@@ -112,7 +114,8 @@ impl Links {
     }
 
     /// Takes a new connection in, or says why not.
-    pub(crate) fn add(&self, id: ConnectionId, peer: &PeerId, outbound: bool, direct: bool) -> Result<LinkEnd, Unwanted> {
+    pub(crate) fn add(&self, id: ConnectionId, peer: &PeerId, remote: &Multiaddr, outbound: bool) -> Result<LinkEnd, Unwanted> {
+        let direct = !remote.iter().any(|part| matches!(part, Part::P2pCircuit));
         let peer = address::node_id(peer).ok_or(Unwanted::NoNodeId)?;
         let mut peers = self.peers();
         if let Some(known) = peers.by_node.get(&peer) {
@@ -139,6 +142,7 @@ impl Links {
             sequence,
             outbound,
             direct,
+            transport: address::transport(remote),
             extra: AtomicBool::new(false),
             silent: AtomicBool::new(false),
             activity: AtomicU64::new(0),
@@ -177,6 +181,10 @@ impl Links {
         self.peers().by_node.keys().copied().collect()
     }
 
+    pub(crate) fn transport(&self, node: &NodeId) -> Option<Transport> {
+        self.peers().by_node.get(node).and_then(|peer| peer.primary(&self.local)).map(|link| link.transport)
+    }
+
     pub(crate) fn count(&self, node: &NodeId) -> usize {
         self.peers().by_node.get(node).map_or(0, |peer| peer.links.len())
     }
@@ -194,7 +202,7 @@ impl Peer {
     fn primary(&self, local: &NodeId) -> Option<&Arc<Link>> {
         self.links.iter().max_by_key(|link| {
             let silent = link.silent.load(Ordering::Relaxed);
-            (!silent, link.direct, link.outbound == (*local < link.peer), link.sequence)
+            (!silent, link.direct, link.transport == Transport::Tcp, link.outbound == (*local < link.peer), link.sequence)
         })
     }
 

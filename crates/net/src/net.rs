@@ -5,14 +5,14 @@ use crate::config::NetConfig;
 use crate::handler::{OpenFault, OpenRequest, Refusal};
 use crate::links::Links;
 use crate::task::{self, Command};
-use crate::{Protocol, Stream};
+use crate::{Protocol, Stream, Transport};
 use backmesh_format::NodeId;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// Commands that the network task has not taken yet; callers wait beyond that.
 const COMMANDS_MAX: usize = 64;
@@ -21,6 +21,10 @@ const EVENTS_MAX: usize = 16;
 /// Between two attempts to open a stream that the peer was too busy for; doubles.
 const OPEN_RETRY: Duration = Duration::from_millis(50);
 const OPEN_ATTEMPTS_MAX: u32 = 6;
+/// How long TCP is tried alone. Its second and third packet go out after 1 s and 3 s: a line that loses some still gets TCP.
+const QUIC_AFTER: Duration = Duration::from_secs(3);
+/// How long QUIC may take where TCP was turned away at once: most often no node runs there.
+const QUIC_WHERE_REFUSED: Duration = Duration::from_secs(2);
 
 /// The node's connections. Clones are the same network; it ends with [`Net::shutdown`] or with the last clone.
 #[derive(Clone)]
@@ -241,7 +245,13 @@ impl Net {
         self.links.count(peer)
     }
 
-    /// Connects to the node at an address and returns who it is. If the expected node is connected already, that is enough.
+    /// What carries the connection that streams to a peer are opened on; none where there is none.
+    pub fn transport(&self, peer: &NodeId) -> Option<Transport> {
+        self.links.transport(peer)
+    }
+
+    /// Connects to the node at an address and returns who it is. If the expected node is connected already, that is enough. TCP is
+    /// tried first; QUIC at the same port where TCP fails, or has not connected after three seconds.
     ///
     /// `expect` or a `/p2p/` in the address say whose key must be there; with neither, any node will do.
     ///
@@ -264,15 +274,49 @@ impl Net {
         let resolved = address.resolve().await?;
         let mut outcome = Err(DialError::Stopped);
         for place in resolved {
-            let (reply, answer) = oneshot::channel();
-            let command = Command::Dial { place, expected, reply };
-            self.commands.send(command).await.map_err(|_| DialError::Stopped)?;
-            outcome = answer.await.map_err(|_| DialError::Stopped)?;
+            outcome = self.reach(place, expected).await;
             if !matches!(outcome, Err(DialError::Unreachable { .. } | DialError::WrongPeer { .. })) {
                 break;
             }
         }
         outcome
+    }
+
+    /// By TCP, or else by QUIC. What is said of a failure is what TCP met: that is what people can look into.
+    async fn reach(&self, place: SocketAddr, expected: Option<NodeId>) -> Result<NodeId, DialError> {
+        let tcp = self.attempt(place, Transport::Tcp, expected);
+        tokio::pin!(tcp);
+        let met = match timeout(QUIC_AFTER, &mut tcp).await {
+            Ok(Err(met @ DialError::Unreachable { .. })) => met,
+            Ok(settled) => return settled,
+            Err(_) => {
+                let quic = self.attempt(place, Transport::Quic, expected);
+                tokio::pin!(quic);
+                return tokio::select! {
+                    outcome = &mut tcp => match outcome {
+                        Err(met @ DialError::Unreachable { .. }) => quic.await.or(Err(met)),
+                        settled => settled,
+                    },
+                    outcome = &mut quic => match outcome {
+                        Err(DialError::WrongPeer { .. }) | Ok(_) => outcome,
+                        Err(_) => tcp.await,
+                    },
+                };
+            }
+        };
+        let refused = matches!(met, DialError::Unreachable { reason: DialFailure::Refused, .. });
+        let limit = if refused { QUIC_WHERE_REFUSED } else { self.links.limits.connect_timeout };
+        match timeout(limit, self.attempt(place, Transport::Quic, expected)).await {
+            Ok(outcome @ (Ok(_) | Err(DialError::WrongPeer { .. }))) => outcome,
+            Ok(Err(_)) | Err(_) => Err(met),
+        }
+    }
+
+    async fn attempt(&self, place: SocketAddr, transport: Transport, expected: Option<NodeId>) -> Result<NodeId, DialError> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Dial { place, transport, expected, reply };
+        self.commands.send(command).await.map_err(|_| DialError::Stopped)?;
+        answer.await.map_err(|_| DialError::Stopped)?
     }
 
     /// Opens a stream to a connected peer, and returns once the peer has accepted it. Waits, and tries again where that can help, for

@@ -6,6 +6,7 @@ use crate::handler::HandlerEvent;
 use crate::links::{Links, Unwanted};
 use crate::muxer::{self, MuxerError};
 use crate::net::{DialError, DialFailure, DisconnectReason, NetError, NetEvent};
+use crate::{Transport, quic};
 use backmesh_format::NodeId;
 use backmesh_format::keys::KeyPair;
 use futures::StreamExt;
@@ -14,7 +15,7 @@ use libp2p::core::transport::{ListenerId, TransportError};
 use libp2p::core::upgrade::Version;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{self, ConnectionError, ConnectionId, Swarm, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, Transport, identity, noise, tcp};
+use libp2p::{Multiaddr, PeerId, Transport as _, identity, noise, tcp};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -32,23 +33,24 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What the node asks of the network.
 pub(crate) enum Command {
-    Dial { place: SocketAddr, expected: Option<NodeId>, reply: oneshot::Sender<Result<NodeId, DialError>> },
+    Dial { place: SocketAddr, transport: Transport, expected: Option<NodeId>, reply: oneshot::Sender<Result<NodeId, DialError>> },
     Disconnect(PeerId),
     Shutdown,
 }
 
-/// libp2p's swarm over TCP, Noise and our Yamux.
+/// libp2p's swarm over TCP, Noise and our Yamux, and over QUIC.
 pub(crate) fn swarm(key: &KeyPair, links: Arc<Links>) -> Result<Swarm<Behaviour>, NetError> {
     let encryption = |error: &dyn std::fmt::Display| NetError::Encryption(error.to_string());
     let identity = identity::Keypair::ed25519_from_bytes(*key.secret()).map_err(|error| encryption(&error))?;
     let noise = noise::Config::new(&identity).map_err(|error| encryption(&error))?;
     let limits = links.limits.clone();
-    let transport = tcp::tokio::Transport::new(tcp::Config::default())
+    let tcp = tcp::tokio::Transport::new(tcp::Config::default())
         .upgrade(Version::V1Lazy)
         .authenticate(noise)
         .multiplex(muxer::Config::new(limits.receive_window_bytes))
         .timeout(limits.connect_timeout)
         .boxed();
+    let transport = quic::transport(&identity, &limits).or_transport(tcp).map(|either, _| either.into_inner()).boxed();
     let config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(limits.extra_idle);
     Ok(Swarm::new(transport, Behaviour::new(links), identity.public().to_peer_id(), config))
 }
@@ -81,8 +83,20 @@ enum Step<'a> {
 }
 
 struct Listener {
-    wildcard: bool,
+    /// What was asked for: the port may be 0, the address a wildcard.
+    place: SocketAddr,
     addresses: Vec<SocketAddr>,
+}
+
+impl Listener {
+    fn is_wildcard(&self) -> bool {
+        self.place.ip().is_unspecified()
+    }
+
+    /// What was asked for, with the port that the system chose; none before it has.
+    fn bound(&self) -> Option<SocketAddr> {
+        self.addresses.first().map(|address| SocketAddr::new(self.place.ip(), address.port()))
+    }
 }
 
 impl Task {
@@ -112,9 +126,9 @@ impl Task {
             probe(place).map_err(|source| NetError::Listen { address: *place, source })?;
         }
         for place in places {
-            match self.swarm.listen_on(address::multiaddr(*place)) {
+            match self.swarm.listen_on(address::multiaddr(*place, Transport::Tcp)) {
                 Ok(id) => {
-                    self.listeners.insert(id, Listener { wildcard: place.ip().is_unspecified(), addresses: Vec::new() });
+                    self.listeners.insert(id, Listener { place: *place, addresses: Vec::new() });
                 }
                 Err(TransportError::Other(source)) if is_missing_family(&source, place) => {
                     tracing::info!(%place, "this system has no IPv6, not listening there");
@@ -131,13 +145,25 @@ impl Task {
             if complete {
                 deadline = deadline.min(Instant::now() + LISTEN_SETTLE);
             }
-            let wildcard = self.listeners.values().any(|listener| listener.wildcard);
+            let wildcard = self.listeners.values().any(Listener::is_wildcard);
             if complete && !wildcard {
-                return Ok(());
+                break;
             }
             match timeout_at(deadline, self.swarm.select_next_some()).await {
                 Ok(event) => self.on_swarm_event(event),
-                Err(_) => return Ok(()),
+                Err(_) => break,
+            }
+        }
+        self.listen_beside();
+        Ok(())
+    }
+
+    /// Listens for QUIC at the ports that TCP has. Others are told only of TCP: the port is the same.
+    fn listen_beside(&mut self) {
+        let places: Vec<SocketAddr> = self.listeners.values().filter_map(Listener::bound).collect();
+        for place in places {
+            if let Err(error) = self.swarm.listen_on(address::multiaddr(place, Transport::Quic)) {
+                tracing::info!(%place, "not reachable over QUIC, only over TCP: {error}");
             }
         }
     }
@@ -153,7 +179,9 @@ impl Task {
                 event = self.swarm.select_next_some() => Step::Swarm(event),
             };
             match step {
-                Step::Command(Some(Command::Dial { place, expected, reply })) => self.dial(place, expected, reply),
+                Step::Command(Some(Command::Dial { place, transport, expected, reply })) => {
+                    self.dial(address::multiaddr(place, transport), expected, reply);
+                }
                 Step::Command(Some(Command::Disconnect(peer))) => self.disconnect(peer),
                 Step::Command(Some(Command::Shutdown) | None) => break,
                 Step::Room(room) => {
@@ -184,8 +212,7 @@ impl Task {
         }
     }
 
-    fn dial(&mut self, place: SocketAddr, expected: Option<NodeId>, reply: oneshot::Sender<Result<NodeId, DialError>>) {
-        let target = address::multiaddr(place);
+    fn dial(&mut self, target: Multiaddr, expected: Option<NodeId>, reply: oneshot::Sender<Result<NodeId, DialError>>) {
         // A port of its own: two nodes that dial each other from their listening ports would be one connection to the system.
         let options = match expected {
             Some(node) => DialOpts::peer_id(address::peer_id(&node))
@@ -240,9 +267,10 @@ impl Task {
             SwarmEvent::NewListenAddr { listener_id, address } => self.on_listening(listener_id, &address, true),
             SwarmEvent::ExpiredListenAddr { listener_id, address } => self.on_listening(listener_id, &address, false),
             SwarmEvent::ListenerClosed { listener_id, reason, .. } => {
-                self.listeners.remove(&listener_id);
                 tracing::warn!(?reason, "a listener ended");
-                self.publish_listening();
+                if self.listeners.remove(&listener_id).is_some() {
+                    self.publish_listening();
+                }
             }
             SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "a connection could not be accepted"),
             _ => {}
@@ -289,7 +317,9 @@ impl Task {
     /// Works out what others may be told, and reports what is new in it.
     fn publish_listening(&mut self) {
         let all = || {
-            self.listeners.values().flat_map(|listener| listener.addresses.iter().map(|address| (listener.wildcard, *address)))
+            self.listeners
+                .values()
+                .flat_map(|listener| listener.addresses.iter().map(|address| (listener.is_wildcard(), *address)))
         };
         let of_use = |(wildcard, address): &(bool, SocketAddr)| !wildcard || !is_local_only(address.ip());
         let mut visible: Vec<SocketAddr> = all().filter(of_use).map(|(_, address)| address).collect();
@@ -382,8 +412,11 @@ fn system_error(text: &str) -> Option<io::ErrorKind> {
 }
 
 fn disconnect_reason(error: &io::Error) -> DisconnectReason {
-    let muxer = error.get_ref().and_then(|inner| inner.downcast_ref::<MuxerError>());
-    match muxer {
+    let inner = error.get_ref();
+    if inner.and_then(|inner| inner.downcast_ref::<libp2p::quic::Error>()).is_some_and(quic::is_end) {
+        return DisconnectReason::ByPeer;
+    }
+    match inner.and_then(|inner| inner.downcast_ref::<MuxerError>()) {
         Some(MuxerError::Yamux(yamux::ConnectionError::Closed)) => DisconnectReason::ByPeer,
         Some(MuxerError::Yamux(yamux::ConnectionError::Io(error))) if is_gone(error) => DisconnectReason::ByPeer,
         _ if is_gone(error) => DisconnectReason::ByPeer,

@@ -242,7 +242,7 @@ fn status(result: &StatusResult) -> String {
     lines.concat()
 }
 
-const PEER_HEADING: &str = "node      state      offered    free       site        name\n";
+const PEER_HEADING: &str = "node      state      by    offered    free       site        name\n";
 
 fn peer(info: &PeerInfo) -> String {
     let state = match info.standing {
@@ -255,9 +255,10 @@ fn peer(info: &PeerInfo) -> String {
         Standing::Revoked => "revoked",
     };
     format!(
-        "{:<9} {:<10} {:<10} {:<10} {:<11} {}\n",
+        "{:<9} {:<10} {:<5} {:<10} {:<10} {:<11} {}\n",
         short(&info.node),
         state,
+        text(info.transport.as_deref().unwrap_or("-")),
         display_size(info.offered_bytes),
         display_size(info.free_bytes),
         text(&info.site),
@@ -356,6 +357,7 @@ mod tests {
             me: false,
             standing: Standing::Accepted,
             connected: true,
+            transport: Some("quic".into()),
             addresses: Vec::new(),
             offered_bytes: 0,
             free_bytes: 0,
