@@ -107,7 +107,7 @@ fn failure_of(error: anyhow::Error) -> Failure {
     };
     match error.downcast::<KeyError>() {
         Ok(error) => error.into(),
-        Err(error) => Failure::new(ExitCode::Failed, format!("{error:#}")),
+        Err(error) => Failure::because(ExitCode::Failed, format!("{error:#}"), error.chain()),
     }
 }
 

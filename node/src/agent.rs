@@ -118,7 +118,7 @@ async fn start_network(files: &State, options: &AgentOptions) -> anyhow::Result<
     if !chosen.is_empty() {
         config.listen = chosen;
     }
-    Net::start(config).await.context("the node cannot listen")
+    Ok(Net::start(config).await?)
 }
 
 /// Hands inbound streams to whom they are for.

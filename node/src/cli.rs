@@ -197,7 +197,7 @@ fn failure_of(error: anyhow::Error) -> Failure {
     } else {
         ExitCode::Failed
     };
-    Failure::new(code, format!("{error:#}"))
+    Failure::because(code, format!("{error:#}"), error.chain())
 }
 
 /// The error of a command line that makes no sense in a way that its grammar cannot tell.

@@ -41,7 +41,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, Error)]
 pub enum FetchError {
     /// Fewer shards could be had than the pack needs.
-    #[error("{have} of the {need} shards that rebuild pack {pack:?} can be reached; missing are those of {}", .missing.join(", "))]
+    #[error("{have} of the {need} shards that rebuild pack {pack:.8} can be reached; missing are those of {}", .missing.join(", "))]
     TooFewShards {
         /// The pack.
         pack: PackId,
@@ -53,7 +53,7 @@ pub enum FetchError {
         missing: Vec<String>,
     },
     /// No holder knows the pack's record.
-    #[error("none of {} gives the record of pack {pack:?}", .asked.join(", "))]
+    #[error("no holder that can be reached has the record of pack {pack:.8}; asked were {}", .asked.join(", "))]
     NoRecord {
         /// The pack.
         pack: PackId,
@@ -61,10 +61,10 @@ pub enum FetchError {
         asked: Vec<String>,
     },
     /// No holder knows the set.
-    #[error("nobody who can be reached knows who holds pack {0:?}")]
+    #[error("nobody who can be reached knows who holds pack {0:.8}")]
     NoCopyset(PackId),
     /// The key that opens the pack is not here.
-    #[error("pack {0:?} is sealed to a key that is not on this machine: it is locked, or the phrase is of another generation")]
+    #[error("pack {0:.8} is sealed to a key that is not on this machine: it is locked, or the phrase is of another generation")]
     Locked(PackId),
     /// The key that opens the head is not here.
     #[error("a head of generation {generation} is sealed to a key that is not here: another phrase, or a locked machine")]
@@ -82,7 +82,7 @@ pub enum FetchError {
         what: String,
     },
     /// What came back is not what was written, although its roots are signed.
-    #[error("pack {pack:?} does not open: {what}")]
+    #[error("pack {pack:.8} does not open: {what}")]
     Damaged {
         /// The pack.
         pack: PackId,
@@ -90,7 +90,7 @@ pub enum FetchError {
         what: String,
     },
     /// The index names no place for a chunk.
-    #[error("the index does not know where chunk {0:?} lies")]
+    #[error("the index does not know where chunk {0:.8} lies")]
     UnknownChunk(ChunkId),
     /// A page of the catalogue or of the index makes no sense.
     #[error(transparent)]

@@ -4,6 +4,7 @@
 
 pub mod debian;
 pub mod disk;
+pub mod messages;
 pub mod oddities;
 pub mod rsync;
 pub mod tree;

@@ -215,12 +215,35 @@ impl Failure {
         Self { code, message: message.into(), hint: None }
     }
 
+    /// A failure whose causes, the nearest first, may tell what to do next.
+    pub fn because<'a>(
+        code: ExitCode,
+        message: impl Into<String>,
+        causes: impl IntoIterator<Item = &'a (dyn std::error::Error + 'static)>,
+    ) -> Self {
+        let of_system = causes.into_iter().find_map(|cause| cause.downcast_ref::<std::io::Error>());
+        Self { code, message: message.into(), hint: of_system.and_then(advice).map(str::to_owned) }
+    }
+
     /// The same with what to do next.
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
+}
+
+/// What to do about an error of the system, where that is the same whatever failed.
+fn advice(error: &std::io::Error) -> Option<&'static str> {
+    use std::io::ErrorKind;
+    Some(match error.kind() {
+        ErrorKind::NotFound => "is the path written right, and its disk there?",
+        ErrorKind::PermissionDenied => "run it as a user who may, or choose another path",
+        ErrorKind::ReadOnlyFilesystem => "choose a place that can be written, or mount this one for writing",
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "make room there, then run it again",
+        ErrorKind::NotADirectory => "a part of the path is no folder: choose another path",
+        _ => return None,
+    })
 }
 
 /// Splits a long answer into results of bounded length: push every item and send what comes back, then send [`Batch::finish`].

@@ -57,7 +57,7 @@ pub enum SelectError {
         oldest: Time,
     },
     /// There are not so many before the one that is named.
-    #[error("there are only {before} snapshots before {name}, not {back}: `backmesh snapshots` lists them")]
+    #[error("of the {back} snapshots before {name} there are {before}: `backmesh snapshots` lists them")]
     TooFarBack {
         /// The one that is named.
         name: Name,

@@ -3,6 +3,14 @@
 use crate::wire::{DecodeError, Reader, Wire, Writer};
 use std::fmt;
 
+/// All digits, or as many as the precision says: `{id:.8}`.
+fn write_hex(f: &mut fmt::Formatter<'_>, bytes: &[u8; 32]) -> fmt::Result {
+    let digit =
+        |at: usize| b"0123456789abcdef"[usize::from(if at.is_multiple_of(2) { bytes[at / 2] >> 4 } else { bytes[at / 2] & 15 })];
+    let digits: [u8; 64] = std::array::from_fn(digit);
+    f.write_str(std::str::from_utf8(&digits[..f.precision().unwrap_or(64).min(64)]).map_err(|_| fmt::Error)?)
+}
+
 macro_rules! id {
     ($(#[$doc:meta] $name:ident)*) => {$(
         #[$doc]
@@ -23,7 +31,7 @@ macro_rules! id {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+                write_hex(f, &self.0)
             }
         }
 
@@ -85,4 +93,19 @@ pub(crate) fn parse_hex(text: &str) -> Option<[u8; 32]> {
         *byte = (high * 16 + low) as u8;
     }
     Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_written_whole_or_in_part() {
+        let id = PackId(std::array::from_fn(|at| at as u8 * 7 + 1));
+        assert_eq!(PackId::from_hex(&id.to_string()), Some(id));
+        assert_eq!(
+            (format!("{id:.8}"), format!("{id:.3}"), format!("{id:.99}")),
+            ("01080f16".into(), "010".into(), id.to_string())
+        );
+    }
 }

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum PhraseError {
     /// Not 24 of them.
-    #[error("a recovery phrase has 24 words, this one has {0}")]
+    #[error("a recovery phrase has 24 words, this one has {0}: write all of them, in their order")]
     Count(usize),
     /// A word that is not in the list.
     #[error("word {position}, \"{word}\", is not in the list of recovery words; perhaps \"{nearest}\"?")]

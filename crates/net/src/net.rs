@@ -105,7 +105,7 @@ pub enum NetError {
         source: AddressError,
     },
     /// The system refuses to listen there.
-    #[error("cannot listen on {address}: {source}; is another node running there? Choose another address or port")]
+    #[error("cannot listen on {address}, perhaps because another node does there; choose another address or port")]
     Listen {
         /// The address.
         address: SocketAddr,

@@ -71,7 +71,7 @@ impl Default for RestoreOptions {
 #[derive(Debug, Error)]
 pub enum RestoreError {
     /// The target folder cannot be made or opened.
-    #[error("cannot use {} as the target: {error}", path.display())]
+    #[error("cannot use {} as the target: {error}; choose another folder", path.display())]
     Target {
         /// The target.
         path: PathBuf,
