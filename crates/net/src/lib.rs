@@ -1,8 +1,9 @@
 //! Sockets: connections between nodes, and streams of frames on them. libp2p is treated as a socket; nothing here decides.
 //!
-//! A [`Net`] holds the node's connections: TCP, encrypted and authenticated by Noise under the node's own key, shared by many
-//! streams through Yamux; and QUIC, at the same port of UDP, where TCP does not connect. Who a peer is follows from the handshake ([`backmesh_format::NodeId`]); whether it may do anything is for
-//! the layers above. On a connection either side opens streams, each for one [`Protocol`], and sends length-prefixed frames.
+//! A [`Net`] holds the node's connections: TCP, encrypted and authenticated by TLS 1.3 or Noise under the node's own key, shared by many
+//! streams through Yamux; and QUIC, at the same port of UDP, where TCP does not connect. Who a peer is follows from the handshake
+//! ([`backmesh_format::NodeId`]); whether it may do anything is for the layers above. On a connection either side opens streams, each for
+//! one [`Protocol`], and sends length-prefixed frames.
 //!
 //! Everything is bounded: connections, streams of a peer, streams that wait for this node's attention, the bytes that a peer may have
 //! in flight. Where a bound is reached the other side is told so by name; nothing that was accepted is dropped silently.
@@ -15,11 +16,13 @@ mod address;
 mod behaviour;
 mod config;
 mod frame;
+mod gather;
 mod handler;
 mod links;
 mod muxer;
 mod net;
 mod quic;
+mod secure;
 mod task;
 
 pub use address::{Address, AddressError, Family, Host, PORT_DEFAULT, peer_id_text};

@@ -21,7 +21,8 @@ const STREAMS_MAX: usize = 512;
 /// Yamux promises each stream this window; the specification's number.
 const STREAM_WINDOW_BYTES: usize = 256 << 10;
 /// The largest piece that is sent at once. Larger pieces cost less; smaller ones let other streams in sooner. With its header of 12
-/// bytes it fits into one message of Noise (at most 64,511 bytes in libp2p): what does not fit would be sealed and sent by itself.
+/// bytes it fits into one message of Noise (at most 64,511 bytes in libp2p) and into what TLS takes at once: what does not fit would be sealed and
+/// sent by itself.
 const SEND_BYTES_MAX: usize = 64_000;
 /// Streams that the peer opened and nobody has taken yet. Yamux peers stop at 256 unanswered ones by themselves.
 const INBOUND_WAITING_MAX: usize = 256;

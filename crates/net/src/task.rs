@@ -6,7 +6,7 @@ use crate::handler::HandlerEvent;
 use crate::links::{Links, Unwanted};
 use crate::muxer::{self, MuxerError};
 use crate::net::{DialError, DialFailure, DisconnectReason, NetError, NetEvent};
-use crate::{Transport, quic};
+use crate::{Transport, quic, secure};
 use backmesh_format::NodeId;
 use backmesh_format::keys::KeyPair;
 use futures::StreamExt;
@@ -15,7 +15,7 @@ use libp2p::core::transport::{ListenerId, TransportError};
 use libp2p::core::upgrade::Version;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{self, ConnectionError, ConnectionId, Swarm, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, Transport as _, identity, noise, tcp};
+use libp2p::{Multiaddr, PeerId, Transport as _, identity, tcp};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -38,15 +38,15 @@ pub(crate) enum Command {
     Shutdown,
 }
 
-/// libp2p's swarm over TCP, Noise and our Yamux, and over QUIC.
+/// libp2p's swarm over TCP, TLS or Noise, and our Yamux; and over QUIC.
 pub(crate) fn swarm(key: &KeyPair, links: Arc<Links>) -> Result<Swarm<Behaviour>, NetError> {
     let encryption = |error: &dyn std::fmt::Display| NetError::Encryption(error.to_string());
     let identity = identity::Keypair::ed25519_from_bytes(*key.secret()).map_err(|error| encryption(&error))?;
-    let noise = noise::Config::new(&identity).map_err(|error| encryption(&error))?;
+    let secure = secure::Config::new(&identity).map_err(|error| encryption(&error))?;
     let limits = links.limits.clone();
     let tcp = tcp::tokio::Transport::new(tcp::Config::default())
         .upgrade(Version::V1Lazy)
-        .authenticate(noise)
+        .authenticate(secure)
         .multiplex(muxer::Config::new(limits.receive_window_bytes))
         .timeout(limits.connect_timeout)
         .boxed();

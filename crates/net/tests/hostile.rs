@@ -18,11 +18,13 @@ async fn is_closed(socket: &mut TcpStream) -> bool {
 #[tokio::test]
 async fn garbage_on_the_port_is_hung_up_on() {
     let mut a = node_with(1, |limits| limits.connect_timeout = Duration::from_secs(1)).await;
-    let garbage: [&[u8]; 6] = [
+    let garbage: [&[u8]; 8] = [
         b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
         &[0xff; 100_000],
         &[0; 100_000],
         b"\x13/multistream/1.0.0\n\x07/noise\n\xff\xffgarbage instead of a handshake",
+        b"\x13/multistream/1.0.0\n\x0b/tls/1.0.0\n\x16\x03\x01\x00\x20garbage instead of a handshake",
+        b"\x13/multistream/1.0.0\n\x0b/tls/1.0.0\n\x17\x03\x03\xff\xff",
         b"\x13/multistream/1.0.0\n\x0d/plaintext/1\n",
         b"\x13/multistream/1.0.0\n",
     ];
