@@ -47,7 +47,7 @@ impl Invite {
         let (name, workgroup) = (charter.name.clone(), charter.workgroup_id().to_string());
         let token = Token { charter, invitation: Signed::new(invitation, &[&admin]), secret: *secret };
         let text = token.to_text().to_string();
-        let invitation = token.invitation.into_inner();
+        let invitation = token.invitation.clone().into_inner();
         let expires_at = (invitation.expires_at != 0).then_some(Time(invitation.expires_at));
         Ok(Done {
             output: format!("{text}\n"),

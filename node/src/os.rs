@@ -215,10 +215,21 @@ pub fn read_exact_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<(
     file.read_exact_at(bytes, offset)
 }
 
-/// Keeps the process's memory, with its keys, out of core dumps. Where the system refuses nothing is lost but that.
+/// Keeps the process's memory, with its keys and what it reads, out of core dumps, also of those that a program of the system takes,
+/// and from other processes of the same user. Where the system refuses nothing is lost but that.
 pub fn forbid_core_dumps() {
-    use rustix::process::{Resource, Rlimit, setrlimit};
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+}
+
+/// Standard input without a buffer, which would keep what was read.
+///
+/// # Errors
+/// Where it is closed.
+pub fn stdin_unbuffered() -> io::Result<File> {
+    use std::os::fd::AsFd;
+    Ok(File::from(io::stdin().as_fd().try_clone_to_owned()?))
 }
 
 /// Allows the process as many open files as the system lets it have: some distributions begin with 1,024.

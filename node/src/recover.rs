@@ -8,7 +8,7 @@ use crate::report::Report;
 use crate::restore::{self, Spared, Wish};
 use crate::survey::{Addresses, Asked, connect, survey};
 use backmesh_control::{Event, ExitCode, Failure, PathText, Phase, Problem, Progress, SnapshotsResult};
-use backmesh_format::keys::{KeyPair, VaultSecret};
+use backmesh_format::keys::{ChunkIdKey, KeyPair, VaultSecret, wipe_stack};
 use backmesh_format::vault::{Head, Snapshot};
 use backmesh_format::{NodeId, Signed, UnixMillis};
 use backmesh_net::{Net, NetConfig, NetEvent};
@@ -67,15 +67,19 @@ const LOCATE_ROUNDS: usize = 5;
 /// What kept it from starting, or stopped it.
 pub fn run(options: RecoverOptions<'_>) -> anyhow::Result<ExitCode> {
     crate::os::raise_open_files();
+    let keys = Keys::of(&options.phrase);
     let RecoverOptions { phrase, seeds, list, snapshot, as_of, paths, to, numeric_owners, include, exclude, dry_run, sink } =
         options;
     let to = PathText::new(crate::os::path_bytes(&to.unwrap_or_default()));
+    // What follows from it is all that is needed.
+    drop(phrase);
+    wipe_stack();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let (report, mut events) = Report::new();
     let wish = Wish { paths, to, numeric_owners, include, exclude, dry_run, ..Wish::default() };
     let wish = Choice { list, snapshot, as_of, wish };
     let code = runtime.block_on(async {
-        let work = tokio::spawn(async move { recover(&phrase, &seeds, wish, &report).await });
+        let work = tokio::spawn(async move { recover(keys, &seeds, wish, &report).await });
         let mut code = ExitCode::Done;
         while let Some(event) = events.recv().await {
             code = event.end().unwrap_or(code);
@@ -85,6 +89,24 @@ pub fn run(options: RecoverOptions<'_>) -> anyhow::Result<ExitCode> {
     });
     runtime.shutdown_timeout(Duration::from_secs(2));
     code
+}
+
+/// What a recovery needs of all that follows from the phrase.
+struct Keys {
+    unsealing: Unsealing,
+    prover: Prover,
+    id_key: ChunkIdKey,
+}
+
+impl Keys {
+    fn of(phrase: &VaultSecret) -> Self {
+        // One list from the start: one that grows would leave copies behind.
+        let mut secrets = Vec::with_capacity(usize::from(SEATS_MAX) * GENERATIONS_MAX as usize);
+        for seat in 0..SEATS_MAX {
+            secrets.extend((1..=GENERATIONS_MAX).map(|generation| phrase.unsealing_secret_of(seat, generation)));
+        }
+        Self { unsealing: Unsealing::new(secrets), prover: Prover::root(phrase), id_key: phrase.chunk_id_key() }
+    }
 }
 
 /// What to recover.
@@ -102,17 +124,12 @@ impl Choice {
     }
 }
 
-async fn recover(phrase: &VaultSecret, seeds: &[String], choice: Choice, report: &Report) -> anyhow::Result<()> {
+async fn recover(keys: Keys, seeds: &[String], choice: Choice, report: &Report) -> anyhow::Result<()> {
     report.progress(Progress::new(Phase::Connecting));
     let (net, events) = network().await?;
     tokio::spawn(decline(events));
     let met = meet(&net, seeds, report).await?;
-    let unsealing = Unsealing::new(
-        (0..SEATS_MAX)
-            .flat_map(|seat| (1..=GENERATIONS_MAX).map(move |generation| (seat, generation)))
-            .map(|(seat, generation)| phrase.unsealing_secret_of(seat, generation)),
-    );
-    let fetcher = Fetcher::new(net.clone(), Prover::root(phrase), unsealing, phrase.chunk_id_key());
+    let fetcher = Fetcher::new(net.clone(), keys.prover, keys.unsealing, keys.id_key);
     let fetcher = Arc::new(fetcher.with_patience(PATIENCE));
     let wanted = if choice.is_of_today() { Heads::Newest } else { Heads::All };
     let asked = ask_vault(&net, &fetcher, met, wanted, report).await?;

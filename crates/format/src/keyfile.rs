@@ -55,7 +55,8 @@ pub fn parse(kind: &str, text: &str) -> Result<Vec<Zeroizing<[u8; 32]>>, KeyFile
         Some(version) if version > VERSION => return Err(KeyFileError::Version(version)),
         Some(_) => {}
     }
-    let mut keys = Vec::new();
+    // All at once: a list that grows would leave copies behind.
+    let mut keys = Vec::with_capacity(lines.clone().count());
     for (number, line) in lines.enumerate() {
         keys.push(Zeroizing::new(crate::id::parse_hex(line.trim_end()).ok_or(KeyFileError::Line(number + 2))?));
     }

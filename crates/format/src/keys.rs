@@ -45,14 +45,17 @@ pub fn verify(key: &PublicKey, message: &[u8], signature: &[u8; 64]) -> bool {
     VerifyingKey::from_bytes(&key.0).is_ok_and(|key| key.verify_strict(message, &Signature::from_bytes(signature)).is_ok())
 }
 
-/// What the recovery phrase holds: everything of the vault follows from it.
+/// What the recovery phrase holds: everything of the vault follows from it. Erased from memory when dropped; in one place, wherever it
+/// is handed to, so that no copies stay behind.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct VaultSecret([u8; 32]);
+pub struct VaultSecret(Box<[u8; 32]>);
 
 impl VaultSecret {
     /// From 32 random bytes, or from the phrase; see [`crate::phrase`].
-    pub const fn new(bytes: [u8; 32]) -> Self {
-        Self(bytes)
+    pub fn new(mut bytes: [u8; 32]) -> Self {
+        let secret = Self(Box::new(bytes));
+        bytes.zeroize();
+        secret
     }
 
     pub(crate) const fn bytes(&self) -> &[u8; 32] {
@@ -61,7 +64,7 @@ impl VaultSecret {
 
     /// The vault's root key, which signs writers and readers.
     pub fn root(&self) -> KeyPair {
-        KeyPair::from_secret(&blake3::derive_key("backmesh 1 vault root signing key", &self.0))
+        KeyPair::from_secret(&derived("backmesh 1 vault root signing key", &*self.0))
     }
 
     /// The vault.
@@ -77,14 +80,35 @@ impl VaultSecret {
     /// The X25519 secret that opens what was sealed in `generation` of `seat`: a stolen machine opens neither what its owner's
     /// other machines seal nor what is sealed after it was replaced.
     pub fn unsealing_secret_of(&self, seat: u16, generation: u64) -> Zeroizing<[u8; 32]> {
-        let input = Zeroizing::new([&self.0[..], &generation.to_le_bytes()[..], &seat.to_le_bytes()[..]].concat());
-        Zeroizing::new(blake3::derive_key("backmesh 1 vault unsealing key of a generation", &input))
+        let mut input = Zeroizing::new([0; 42]);
+        input[..32].copy_from_slice(&*self.0);
+        input[32..40].copy_from_slice(&generation.to_le_bytes());
+        input[40..].copy_from_slice(&seat.to_le_bytes());
+        derived("backmesh 1 vault unsealing key of a generation", &*input)
     }
 
     /// The key of the vault's own chunk ids.
     pub fn chunk_id_key(&self) -> ChunkIdKey {
-        ChunkIdKey(blake3::derive_key("backmesh 1 vault chunk id key", &self.0))
+        ChunkIdKey(*derived("backmesh 1 vault chunk id key", &*self.0))
     }
+}
+
+/// Overwrites what calls that have returned left on the stack: secrets that were taken apart, and copies made on the way.
+#[inline(never)]
+pub fn wipe_stack() {
+    let mut room = [0_u8; 64 << 10];
+    std::hint::black_box(&mut room).zeroize();
+}
+
+/// BLAKE3 `derive_key`, leaving nothing of what went in.
+fn derived(context: &str, secret: &[u8]) -> Zeroizing<[u8; 32]> {
+    let mut hasher = blake3::Hasher::new_derive_key(context);
+    hasher.update(secret);
+    let mut hash = hasher.finalize();
+    hasher.zeroize();
+    let key = Zeroizing::new(*hash.as_bytes());
+    hash.zeroize();
+    key
 }
 
 impl std::fmt::Debug for VaultSecret {
@@ -146,4 +170,29 @@ pub fn machine_id(workgroup: &WorkgroupId, system_machine_id: &str) -> MachineId
     hasher.update(&workgroup.0);
     hasher.update(system_machine_id.trim().as_bytes());
     MachineId(*hasher.finalize().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is printed of a secret is the same for all of them, or says only what everyone may know.
+    #[test]
+    fn no_secret_is_printed() {
+        let bytes = [0xc5; 32];
+        let (pair, secret) = (KeyPair::from_secret(&bytes), VaultSecret::new(bytes));
+        assert_eq!(format!("{pair:?}"), format!("KeyPair({:?})", pair.public()));
+        assert_eq!(format!("{secret:?}"), "VaultSecret(..)");
+        assert_eq!(format!("{:?}", ChunkIdKey::new(bytes)), "ChunkIdKey(..)");
+    }
+
+    #[test]
+    fn keys_are_derived_as_they_always_were() {
+        let secret = VaultSecret::new([7; 32]);
+        let plain = |context: &str, rest: &[u8]| blake3::derive_key(context, &[&[7; 32][..], rest].concat());
+        assert_eq!(*secret.root().secret(), plain("backmesh 1 vault root signing key", &[]));
+        assert_eq!(*secret.chunk_id_key().as_bytes(), plain("backmesh 1 vault chunk id key", &[]));
+        let of_seat = plain("backmesh 1 vault unsealing key of a generation", &[&258_u64.to_le_bytes()[..], &[3, 1]].concat());
+        assert_eq!(*secret.unsealing_secret_of(259, 258), of_seat);
+    }
 }

@@ -31,14 +31,15 @@ pub enum PhraseError {
 /// # Errors
 /// What is wrong, naming the word where it can be named.
 pub fn parse(text: &str) -> Result<VaultSecret, PhraseError> {
-    let lower = Zeroizing::new(text.to_lowercase());
+    // No word of the list has any other letters. Lengths stay as they are, so that no copy is left behind where a text grew.
+    let lower = Zeroizing::new(text.to_ascii_lowercase());
     let words: Vec<&str> = lower.split_whitespace().collect();
     let list = Language::English.word_list();
     if words.len() != 24 {
         return Err(PhraseError::Count(words.len()));
     }
     if let Some(at) = words.iter().position(|word| !list.contains(word)) {
-        return Err(PhraseError::Unknown { position: at + 1, word: words[at].to_owned(), nearest: nearest_word(words[at]) });
+        return Err(PhraseError::Unknown { position: at + 1, word: shown(words[at]), nearest: nearest_word(words[at]) });
     }
     let joined = Zeroizing::new(words.join(" "));
     let mnemonic = Mnemonic::parse_in_normalized(Language::English, &joined).map_err(|_| PhraseError::Checksum)?;
@@ -50,10 +51,27 @@ pub fn parse(text: &str) -> Result<VaultSecret, PhraseError> {
 
 /// The phrase of a vault, words parted by single spaces.
 pub fn of(secret: &VaultSecret) -> Zeroizing<String> {
+    let mut phrase = Zeroizing::new(String::with_capacity(PHRASE_BYTES_MAX));
     // 32 bytes are one of the lengths that BIP-39 defines, so this never yields the empty text.
-    Zeroizing::new(
-        Mnemonic::from_entropy_in(Language::English, secret.bytes()).map(|mnemonic| mnemonic.to_string()).unwrap_or_default(),
-    )
+    if let Ok(mnemonic) = Mnemonic::from_entropy_in(Language::English, secret.bytes()) {
+        for word in mnemonic.words() {
+            if !phrase.is_empty() {
+                phrase.push(' ');
+            }
+            phrase.push_str(word);
+        }
+    }
+    phrase
+}
+
+/// 24 words of at most eight letters, and what parts them, in bytes.
+const PHRASE_BYTES_MAX: usize = 24 * 9;
+
+/// What is no word of any language is more likely to be another secret than a slip, and is not shown whole.
+fn shown(word: &str) -> String {
+    const CHARACTERS_MAX: usize = 12;
+    let start: String = word.chars().take(CHARACTERS_MAX).collect();
+    if word.chars().count() > CHARACTERS_MAX { format!("{start}..") } else { start }
 }
 
 fn nearest_word(word: &str) -> &'static str {

@@ -10,7 +10,7 @@ use crate::wire::DecodeError;
 use crate::{id::WorkgroupId, wire_struct};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use thiserror::Error;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 wire_struct! {
     /// What the token's text holds.
@@ -28,6 +28,12 @@ wire_struct! {
 impl Record for Token {
     const MAGIC: [u8; 4] = *b"BMtk";
     const NAME: &'static str = "token";
+}
+
+impl Drop for Token {
+    fn drop(&mut self) {
+        self.secret.zeroize();
+    }
 }
 
 impl std::fmt::Debug for Token {

@@ -130,8 +130,8 @@ impl Join {
         if self.token != "-" {
             return Ok(Token::from_text(&self.token)?);
         }
-        let text = secret::read_bounded(io::stdin().lock(), token::TEXT_BYTES_MAX)
-            .context("the token cannot be read from standard input")?;
+        let read = os::stdin_unbuffered().and_then(|input| secret::read_bounded(input, token::TEXT_BYTES_MAX));
+        let text = read.context("the token cannot be read from standard input")?;
         Ok(Token::from_text(&text)?)
     }
 
@@ -146,15 +146,17 @@ impl Join {
                 .with_context(|| format!("the phrase cannot be written to {}", shown(&path)))?;
             return Ok(Some(path));
         }
-        let phrase = secret::display_phrase(vault_secret);
-        cx.output.advice(&format!(
+        let mut text = Zeroizing::new(String::with_capacity(1 << 10));
+        text.push_str(
             "The recovery phrase of your vault. Write it down and keep it apart from this machine: it is shown only now,\n\
-             it restores everything, and whoever has it can read everything.\n\n{}",
-            &*phrase
-        ));
+             it restores everything, and whoever has it can read everything.\n\n",
+        );
+        text.push_str(&secret::display_phrase(vault_secret));
+        cx.output.advice(&text);
+        drop(text);
         let mut positions = index::sample(&mut rand::rng(), 24, 2).into_vec();
         positions.sort_unstable();
-        if secret::ask_back(vault_secret, &positions, io::stdin().lock(), io::stderr())? {
+        if secret::ask_back(vault_secret, &positions, os::stdin_unbuffered()?, io::stderr())? {
             return Ok(None);
         }
         Err(Failure::new(ExitCode::Failed, "the phrase was not confirmed, so nothing was joined")

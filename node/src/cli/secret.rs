@@ -2,43 +2,81 @@
 
 use crate::os;
 use anyhow::Context as _;
-use backmesh_format::keys::VaultSecret;
+use backmesh_format::keys::{VaultSecret, wipe_stack};
 use backmesh_format::phrase;
 use std::fs::File;
-use std::io::{self, BufRead, Read, Write};
+use std::io::{self, Read, Write};
 use std::path::Path;
 use zeroize::Zeroizing;
 
 /// The longest file read as a phrase, in bytes.
 const PHRASE_BYTES_MAX: usize = 4 << 10;
 
+/// The longest line that is read as an answer, in bytes.
+const ANSWER_BYTES_MAX: usize = 256;
+
 /// Reads the recovery phrase from a file, or from standard input for `-`.
 pub(super) fn read_phrase(path: &Path) -> anyhow::Result<VaultSecret> {
     let text = if path == Path::new("-") {
-        read_bounded(io::stdin().lock(), PHRASE_BYTES_MAX).context("the phrase cannot be read from standard input")?
+        let read = os::stdin_unbuffered().and_then(|input| read_bounded(input, PHRASE_BYTES_MAX));
+        read.context("the phrase cannot be read from standard input")?
     } else {
         let name = backmesh_control::escape(os::path_bytes(path));
         let read = File::open(path).and_then(|file| read_bounded(file, PHRASE_BYTES_MAX));
         read.with_context(|| format!("the phrase cannot be read from {name}"))?
     };
-    Ok(phrase::parse(&text)?)
+    parsed(&text)
 }
 
 /// Reads the recovery phrase from one line.
-pub(super) fn read_phrase_line(input: impl BufRead) -> anyhow::Result<VaultSecret> {
-    let mut line = Zeroizing::new(String::with_capacity(PHRASE_BYTES_MAX));
-    input.take(PHRASE_BYTES_MAX as u64).read_line(&mut line).context("the phrase cannot be read")?;
-    Ok(phrase::parse(&line)?)
+pub(super) fn read_phrase_line(mut input: impl Read) -> anyhow::Result<VaultSecret> {
+    let line = read_line(&mut input, PHRASE_BYTES_MAX).context("the phrase cannot be read")?;
+    parsed(&line)
 }
 
-/// Reads a text of at most `bytes_max` bytes.
-pub(super) fn read_bounded(reader: impl Read, bytes_max: usize) -> io::Result<Zeroizing<String>> {
-    let mut text = Zeroizing::new(String::with_capacity(bytes_max + 1));
-    reader.take(bytes_max as u64 + 1).read_to_string(&mut text)?;
-    if text.len() > bytes_max {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("it is longer than {bytes_max} bytes")));
+fn parsed(text: &str) -> anyhow::Result<VaultSecret> {
+    let secret = phrase::parse(text);
+    // It was taken apart into words, numbers and bits.
+    wipe_stack();
+    Ok(secret?)
+}
+
+/// Reads a text of at most `bytes_max` bytes, with no copy of it but the one that is returned: what `reader` buffers stays behind.
+pub(super) fn read_bounded(mut reader: impl Read, bytes_max: usize) -> io::Result<Zeroizing<String>> {
+    let mut bytes = Zeroizing::new(vec![0; bytes_max + 1]);
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match reader.read(&mut bytes[filled..]) {
+            Ok(0) => return text_of(&bytes[..filled]),
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
-    Ok(text)
+    Err(io::Error::new(io::ErrorKind::InvalidData, format!("it is longer than {bytes_max} bytes")))
+}
+
+/// Reads to the end of a line, and not a byte beyond.
+fn read_line(input: &mut impl Read, bytes_max: usize) -> io::Result<Zeroizing<String>> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(bytes_max));
+    let mut byte = Zeroizing::new([0]);
+    while bytes.len() < bytes_max {
+        match input.read(&mut *byte) {
+            Ok(0) => break,
+            Ok(_) => bytes.push(byte[0]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        if byte[0] == b'\n' {
+            break;
+        }
+    }
+    text_of(&bytes)
+}
+
+fn text_of(bytes: &[u8]) -> io::Result<Zeroizing<String>> {
+    let text = std::str::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not text"))?;
+    Ok(Zeroizing::new(text.to_owned()))
 }
 
 /// The phrase on four lines of six words, with the number of each line's first word.
@@ -47,8 +85,11 @@ pub(super) fn display_phrase(secret: &VaultSecret) -> Zeroizing<String> {
     let words: Vec<&str> = phrase.split(' ').collect();
     let mut text = Zeroizing::new(String::with_capacity(512));
     for (line, words) in words.chunks(6).enumerate() {
-        text.push_str(&format!("  {:>2}  ", line * 6 + 1));
-        text.push_str(&words.join(" "));
+        text.push_str(&format!("  {:>2} ", line * 6 + 1));
+        for word in words {
+            text.push(' ');
+            text.push_str(word);
+        }
         text.push('\n');
     }
     text
@@ -70,7 +111,7 @@ const ATTEMPTS_MAX: usize = 3;
 pub(super) fn ask_back(
     secret: &VaultSecret,
     positions: &[usize],
-    mut input: impl BufRead,
+    mut input: impl Read,
     mut output: impl Write,
 ) -> io::Result<bool> {
     let phrase = phrase::of(secret);
@@ -80,11 +121,11 @@ pub(super) fn ask_back(
         for position in positions {
             write!(output, "Word {}: ", position + 1)?;
             output.flush()?;
-            let mut answer = Zeroizing::new(String::with_capacity(256));
-            if (&mut input).take(256).read_line(&mut answer)? == 0 {
+            let answer = read_line(&mut input, ANSWER_BYTES_MAX)?;
+            if answer.is_empty() {
                 return Ok(false);
             }
-            right &= answer.trim().to_lowercase() == words[*position];
+            right &= answer.trim().eq_ignore_ascii_case(words[*position]);
         }
         if right {
             return Ok(true);
