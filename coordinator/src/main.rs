@@ -54,6 +54,7 @@ struct Done {
 }
 
 fn main() -> std::process::ExitCode {
+    os::forbid_core_dumps();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return unusable(&error).into(),

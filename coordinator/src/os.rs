@@ -1,4 +1,4 @@
-//! What an operating system does differently, for the admin's command line: private files. Nothing outside this file names
+//! What an operating system does differently, for the admin's command line: private files and core dumps. Nothing outside this file names
 //! `std::os::unix`.
 
 use std::fs::{File, OpenOptions};
@@ -6,6 +6,14 @@ use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+
+/// Keeps the process's memory, with the admin's key, out of core dumps and from other processes of the same user. Where the system
+/// refuses nothing is lost but that.
+pub(crate) fn forbid_core_dumps() {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+}
 
 /// The bytes of a path.
 pub(crate) fn path_bytes(path: &Path) -> &[u8] {

@@ -100,6 +100,7 @@ struct Context {
 
 /// Reads the command line, does what it says, and ends with a code of the table.
 pub fn main() -> std::process::ExitCode {
+    os::forbid_core_dumps();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return unusable(&error).into(),
