@@ -2,7 +2,7 @@
 
 use crate::holder::Holder;
 use crate::members::Members;
-use crate::node::Node;
+use crate::node::{Going, Node};
 use crate::serve::Conversations;
 use crate::state::{State, StateError};
 use crate::{schedule, takeover, upkeep};
@@ -35,6 +35,8 @@ enum Ended {
     Stopped,
     /// The node took its vault over, and starts again as its writer.
     TakenOver,
+    /// The key was locked away, and what was read with it is to leave the memory.
+    LockedAway,
 }
 
 /// Runs until it is told to stop.
@@ -44,20 +46,21 @@ enum Ended {
 pub fn run(options: AgentOptions) -> anyhow::Result<ExitCode> {
     let state = State::open(&options.state)?;
     let lock = state.lock()?;
-    crate::os::forbid_core_dumps();
     crate::os::raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let ended = runtime.block_on(run_parts(&options));
     runtime.shutdown_timeout(END_LIMIT);
-    match ended? {
-        Ended::Stopped => Ok(ExitCode::Done),
-        Ended::TakenOver => {
-            tracing::info!("the vault was taken over; starting again as its writer");
-            // A whole new process: nothing that was opened as the guest of before is still in use.
-            drop(lock);
-            Err(crate::os::start_again()).context("the vault was taken over, and the agent must be started again")
-        }
-    }
+    let why = match ended? {
+        Ended::Stopped => return Ok(ExitCode::Done),
+        // Nothing that was opened as the guest of before is still in use.
+        Ended::TakenOver => "the vault was taken over",
+        // Keys of packs, lists of snapshots, names and contents that were read lie in memory that was given back, too.
+        Ended::LockedAway => "the key was locked away",
+    };
+    tracing::info!("{why}; starting again");
+    drop(lock);
+    // A whole new process in the place of this one, with none of its memory.
+    Err(crate::os::start_again()).with_context(|| format!("{why}, and the agent must be started again"))
 }
 
 async fn run_parts(options: &AgentOptions) -> anyhow::Result<Ended> {
@@ -67,7 +70,7 @@ async fn run_parts(options: &AgentOptions) -> anyhow::Result<Ended> {
     let records = Arc::new(Records::open(disk, &files.records_path())?);
     let (members, drive) = Members::open(&files, net.clone(), Arc::clone(&records))?;
     let socket = Socket::bind(&files)?;
-    let (ending, mut ended) = watch::channel(false);
+    let (ending, mut ended) = watch::channel(Going::On);
     let node = Arc::new(Node::open(files, net.clone(), Arc::clone(&members), records, ending)?);
 
     let mut parts = JoinSet::new();
@@ -82,12 +85,15 @@ async fn run_parts(options: &AgentOptions) -> anyhow::Result<Ended> {
 
     let why = tokio::select! {
         () = told_to_stop() => Ok(Ended::Stopped),
-        _ = ended.wait_for(|is| *is) => Ok(Ended::Stopped),
+        going = ended.wait_for(|going| *going != Going::On) => Ok(match going.as_deref() {
+            Ok(Going::Again) => Ended::LockedAway,
+            _ => Ended::Stopped,
+        }),
         taken = takeover::settle(&node), if node.taking_over => taken.map(|()| Ended::TakenOver),
         Some(part) = parts.join_next() => Err(died(part)),
     };
     tracing::info!("the node ends");
-    if !matches!(why, Ok(Ended::TakenOver)) {
+    if !matches!(why, Ok(Ended::TakenOver | Ended::LockedAway)) {
         crate::os::notify_stopping();
     }
     parts.shutdown().await;

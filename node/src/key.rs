@@ -28,7 +28,11 @@ pub async fn key(node: &Arc<Node>, action: KeyAction) -> Result<KeyResult, Failu
                     return Err(taking_over());
                 }
                 // The disk first: what fails there leaves everything as it was.
-                node.files().remove_unsealing_key().map_err(Failure::from)?;
+                let removed = node.files().remove_unsealing_key().map_err(Failure::from)?;
+                // A backup that runs has the list of snapshots in hand, a restore much more: the process ends, and takes it along.
+                if removed || !before {
+                    node.spoil_memory();
+                }
                 node.vault.lock().map_err(failed)?;
                 node.fetcher.forget();
                 tracing::info!("the key that opens the vault was locked away");

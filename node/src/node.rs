@@ -22,9 +22,21 @@ use backmesh_store::{
 use jiff::tz::TimeZone;
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
+
+/// Whether the agent goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Going {
+    /// It does.
+    On,
+    /// It ends.
+    Stop,
+    /// It ends, and begins anew as a new process in its place.
+    Again,
+}
 
 /// A running node.
 pub struct Node {
@@ -59,7 +71,8 @@ pub struct Node {
     files: State,
     config: Mutex<Config>,
     stat_cache: StatCache,
-    ending: watch::Sender<bool>,
+    ending: watch::Sender<Going>,
+    spoilt: AtomicBool,
 }
 
 impl Node {
@@ -72,7 +85,7 @@ impl Node {
         net: Net,
         members: Arc<Members>,
         records: Arc<Records>,
-        ending: watch::Sender<bool>,
+        ending: watch::Sender<Going>,
     ) -> anyhow::Result<Self> {
         let disk: SharedDisk = Arc::new(RealDisk);
         let config = files.config()?;
@@ -115,6 +128,7 @@ impl Node {
             files,
             config: Mutex::new(config),
             ending,
+            spoilt: AtomicBool::new(false),
         })
     }
 
@@ -158,7 +172,23 @@ impl Node {
 
     /// Asks the agent to end.
     pub fn stop(&self) {
-        self.ending.send(true).ok();
+        self.ending.send(Going::Stop).ok();
+    }
+
+    /// Notes that memory holds what it should not: keys of packs, names and contents that were read before the key was locked away. To be
+    /// followed by [`Node::begin_anew`], once that was answered.
+    pub fn spoil_memory(&self) {
+        self.spoilt.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether memory holds what it should not.
+    pub fn is_to_begin_anew(&self) -> bool {
+        self.spoilt.load(Ordering::Relaxed)
+    }
+
+    /// Asks the agent to begin anew: nothing that its memory holds outlives that.
+    pub fn begin_anew(&self) {
+        self.ending.send_if_modified(|going| *going == Going::On && std::mem::replace(going, Going::Again) == Going::On);
     }
 
     /// The cache of the backup before, and a new one to be written.

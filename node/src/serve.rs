@@ -75,7 +75,7 @@ async fn converse(stream: UnixStream, node: Arc<Node>, ending: Ending) -> std::i
         Err(failure) => return write.write_all(Event::Error(failure).to_line().as_bytes()).await,
     };
     let (report, mut events) = Report::until(ending);
-    let work = tokio::spawn(answer(node, request, report.clone()));
+    let work = tokio::spawn(answer(Arc::clone(&node), request, report.clone()));
     // A client that goes away asks for the work to stop; its closing shows as the end of what it sends.
     let gone = {
         let report = report.clone();
@@ -102,6 +102,12 @@ async fn converse(stream: UnixStream, node: Arc<Node>, ending: Ending) -> std::i
     gone.abort();
     drop(events);
     work.await.ok();
+    if node.is_to_begin_anew() {
+        // The connection ends with this process: so the client knows when nothing of it is left.
+        std::mem::forget(write);
+        node.begin_anew();
+        return Ok(());
+    }
     write.shutdown().await
 }
 

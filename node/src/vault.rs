@@ -33,6 +33,9 @@ pub enum VaultError {
     /// What was remembered makes no sense.
     #[error("what the state folder remembers of the vault is damaged: {0}")]
     Decode(#[from] DecodeError),
+    /// A list of snapshots that lies open in the records cannot be sealed.
+    #[error("the list of snapshots cannot be sealed: {0}")]
+    Seal(#[from] SealHeadError),
 }
 
 /// Why a head was not signed.
@@ -99,8 +102,10 @@ impl Vault {
     /// # Errors
     /// [`VaultError`].
     pub fn open(state: &State, records: Arc<Records>) -> Result<Self, VaultError> {
+        state.finish_locking()?;
         let certificate = state.writer()?;
         let writer = Arc::new(Writer { key: state.writer_key()?, certificate });
+        seal_what_is_open(&records, &writer.certificate)?;
         let unsealing = Unsealing::new(secrets(state)?);
         let read = |key: &[u8]| records.get(Table::Vault, key);
         let id = writer.certificate.vault;
@@ -209,7 +214,7 @@ impl Vault {
     /// # Errors
     /// Where they cannot be sealed, or nothing can be written.
     pub fn accept_head(&self, head: &Signed<Head>, body: HeadBody) -> Result<(), SignHeadError> {
-        let stored = self.sealed(&body)?;
+        let stored = sealed(&body, &self.writer.certificate)?;
         let mut newest = self.newest();
         self.records.apply(&[
             Change::Put(Table::Vault, HEAD.to_vec(), head.to_wire()),
@@ -219,16 +224,6 @@ impl Vault {
         newest.head = Some(head.clone());
         newest.body = if self.unsealing.is_empty() { stored } else { body };
         Ok(())
-    }
-
-    /// The body with all snapshots sealed: parts of which pages of older ones can be made, and the newest apart.
-    fn sealed(&self, body: &HeadBody) -> Result<HeadBody, SignHeadError> {
-        let recipients = [self.writer.certificate.sealing];
-        let mut sealed = body.sealed.clone();
-        for some in body.snapshots.chunks(SNAPSHOTS_INLINE_MAX / 2) {
-            sealed.push(history::seal_snapshots(some, &self.id, &recipients, &mut rand::rng())?);
-        }
-        Ok(HeadBody { sealed, snapshots: Vec::new(), ..body.clone() })
     }
 
     /// Goes on from the head of the machine before: its snapshots and segments stay, nothing of it is in the local index.
@@ -246,6 +241,24 @@ impl Vault {
     }
 }
 
+/// The body with all snapshots sealed: parts of which pages of older ones can be made, and the newest apart.
+fn sealed(body: &HeadBody, writer: &WriterCert) -> Result<HeadBody, SealHeadError> {
+    let mut sealed = body.sealed.clone();
+    for some in body.snapshots.chunks(SNAPSHOTS_INLINE_MAX / 2) {
+        sealed.push(history::seal_snapshots(some, &writer.vault, &[writer.sealing], &mut rand::rng())?);
+    }
+    Ok(HeadBody { sealed, snapshots: Vec::new(), ..body.clone() })
+}
+
+/// Seals the list of snapshots where an early version of this program wrote it open.
+fn seal_what_is_open(records: &Records, writer: &WriterCert) -> Result<(), VaultError> {
+    let body = stored_body(records)?;
+    if !body.snapshots.is_empty() {
+        records.apply(&[Change::Put(Table::Vault, BODY.to_vec(), to_envelope(&sealed(&body, writer)?))])?;
+    }
+    Ok(())
+}
+
 fn stored_body(records: &Records) -> Result<HeadBody, VaultError> {
     Ok(records.get(Table::Vault, BODY)?.map(|bytes| from_envelope(&bytes)).transpose()?.unwrap_or_default())
 }
@@ -256,5 +269,58 @@ fn secrets(state: &State) -> Result<Vec<Zeroizing<[u8; 32]>>, StateError> {
         Ok(secrets) => Ok(secrets.into_iter().map(|(_, secret)| secret).collect()),
         Err(StateError::Locked) => Ok(Vec::new()),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use backmesh_format::keys::VaultSecret;
+    use backmesh_format::vault::{Snapshot, System};
+    use backmesh_format::wire::Bytes;
+    use backmesh_format::{MachineId, NodeId};
+    use backmesh_store::RealDisk;
+
+    #[test]
+    fn a_list_of_snapshots_that_lies_open_is_sealed_at_the_next_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::open(Arc::new(RealDisk), &folder.path().join("records.redb")).unwrap();
+        let secret = VaultSecret::new([7; 32]);
+        let key = KeyPair::from_secret(&[8; 32]).public();
+        let writer = WriterCert {
+            vault: secret.vault(),
+            seat: 0,
+            generation: 1,
+            writer: key,
+            sealing: seal::sealing_key(&secret.unsealing_secret(1)),
+            node: NodeId(key.0),
+            machine: MachineId([6; 32]),
+            written_at: 7,
+        };
+        let snapshot = |number: u64| Snapshot {
+            started_at: number,
+            finished_at: number,
+            seat: 0,
+            host: "desk".to_owned(),
+            system: System::Unix,
+            roots: vec![Bytes(b"/home/ada".to_vec())],
+            catalogue: None,
+            files: 0,
+            entries: 0,
+            bytes: 0,
+            bytes_added: 0,
+            problems: 0,
+            tags: Vec::new(),
+        };
+        let open = HeadBody { snapshots: (0..100).map(snapshot).collect(), ..HeadBody::default() };
+        records.apply(&[Change::Put(Table::Vault, BODY.to_vec(), to_envelope(&open))]).unwrap();
+        seal_what_is_open(&records, &writer).unwrap();
+        let stored = records.get(Table::Vault, BODY).unwrap().unwrap();
+        assert!(!stored.windows(9).any(|bytes| bytes == b"/home/ada"));
+        let body = stored_body(&records).unwrap();
+        assert!(body.snapshots.is_empty() && body.inline_count() == 100);
+        assert_eq!(Unsealing::new([secret.unsealing_secret(1)]).open_body(&writer.vault, body).snapshots, open.snapshots);
+        seal_what_is_open(&records, &writer).unwrap();
+        assert_eq!(records.get(Table::Vault, BODY).unwrap().unwrap(), stored, "once is enough");
     }
 }

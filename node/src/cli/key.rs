@@ -2,6 +2,7 @@
 
 use super::{Context, client, secret};
 use crate::key;
+use crate::os;
 use crate::state::State;
 use backmesh_control::{Answer, Event, ExitCode, Failure, KeyAction, KeyResult, Request};
 use backmesh_format::keys::VaultSecret;
@@ -23,7 +24,8 @@ pub(super) struct Key {
 enum KeyCommand {
     /// Remove the key from this machine's disk and memory
     ///
-    /// Backups go on. Restoring, listing and checking need the recovery phrase, which puts the key back: have it at hand before.
+    /// Backups go on. Restoring, listing and checking need the recovery phrase, which puts the key back: have it at hand before. A running
+    /// agent begins anew, so that nothing of what it has read stays in memory: what it is doing stops, and is to be started again.
     Lock,
     /// Put the key back, with the recovery phrase
     Unlock {
@@ -54,7 +56,12 @@ impl Key {
 
 /// Through the agent where one runs, which has the key in memory; else in the state folder alone.
 fn ask(cx: &mut Context, state: &State, action: KeyAction) -> anyhow::Result<ExitCode> {
-    if let Some(code) = client::try_ask(state, &Request::Key { action }, &mut |event| cx.output.event(event))? {
+    let on_event = &mut |event| cx.output.event(event);
+    let asked = match action {
+        KeyAction::Lock => client::ask_and_wait(state, &Request::Key { action }, on_event)?,
+        KeyAction::Status | KeyAction::Unlock => client::try_ask(state, &Request::Key { action }, on_event)?,
+    };
+    if let Some(code) = asked {
         return Ok(code);
     }
     let result = match action {
@@ -104,12 +111,11 @@ fn check_phrase(state: &State, phrase: &VaultSecret) -> anyhow::Result<()> {
 }
 
 fn ask_phrase() -> anyhow::Result<VaultSecret> {
-    let stdin = std::io::stdin();
-    if !stdin.is_terminal() {
+    if !std::io::stdin().is_terminal() {
         return Err(super::usage("give the recovery phrase: --phrase-file FILE, or - for standard input"));
     }
     let mut out = std::io::stderr();
     write!(out, "The 24 words of the recovery phrase: ")?;
     out.flush()?;
-    secret::read_phrase_line(stdin.lock())
+    secret::read_phrase_line(os::stdin_unbuffered()?)
 }

@@ -11,6 +11,7 @@ use backmesh_format::vault::WriterCert;
 use backmesh_format::{MachineId, NodeId, SealingKey, Signed, UnixMillis, Wire, keyfile};
 use std::fs::File;
 use std::io;
+use std::path::Path;
 
 /// How many generations a takeover is made ready for. The root key is gone once `join` has ended, so that every certificate that may
 /// be needed is signed before; each takes 300 bytes.
@@ -79,7 +80,7 @@ impl State {
     /// # Errors
     /// What cannot be removed.
     pub fn unfound(&self) -> Result<(), StateError> {
-        let gone = |path: &std::path::Path, removed: io::Result<()>| match removed {
+        let gone = |path: &Path, removed: io::Result<()>| match removed {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", path)(error)),
             _ => Ok(()),
         };
@@ -167,25 +168,45 @@ impl State {
         path.try_exists().map_err(io_error("look for", &path))
     }
 
-    /// Overwrites and removes it; whether it was there.
+    /// Overwrites and removes it; whether it was there. Wherever that is interrupted, the machine is either not locked at all, or it is
+    /// and the next start finishes it.
     ///
     /// # Errors
     /// Where the system refuses.
     pub fn remove_unsealing_key(&self) -> Result<bool, StateError> {
+        let (path, doomed) = (self.vault_path("unsealing.key"), self.vault_path(DOOMED));
+        let left = wipe(&doomed)?;
+        let removed = match std::fs::rename(&path, &doomed) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            renamed => renamed.map(|()| true).map_err(io_error("remove", &path))?,
+        };
+        self.sync_vault()?;
+        let wiped = [wipe(&doomed)?, wipe(&self.vault_path(UNFINISHED))?];
+        self.sync_vault()?;
+        Ok(left || removed || wiped.contains(&true))
+    }
+
+    /// Finishes what an interrupted [`State::remove_unsealing_key`] or [`State::write_unsealing_key`] left. The state's lock is held.
+    ///
+    /// # Errors
+    /// Where the system refuses.
+    pub fn finish_locking(&self) -> Result<(), StateError> {
         let path = self.vault_path("unsealing.key");
-        let unfinished = self.vault_path("unsealing.key.new");
-        let mut removed = false;
-        for path in [&unfinished, &path] {
-            match os::open_to_overwrite(path) {
-                Ok(file) => overwrite(&file).and_then(|()| std::fs::remove_file(path)).map_err(io_error("remove", path))?,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(io_error("remove", path)(error)),
-            }
-            removed = true;
+        // Version 0.1 wrote zeros into the file before it removed it.
+        let is_blank = || std::fs::read(&path).is_ok_and(|bytes| !bytes.is_empty() && bytes.iter().all(|byte| *byte == 0));
+        let mut wiped = wipe(&self.vault_path(DOOMED))?;
+        if is_blank() {
+            wiped |= wipe(&path)?;
         }
+        if !self.has_unsealing_key()? {
+            wiped |= wipe(&self.vault_path(UNFINISHED))?;
+        }
+        if wiped { self.sync_vault() } else { Ok(()) }
+    }
+
+    fn sync_vault(&self) -> Result<(), StateError> {
         let folder = self.folder.join("vault");
-        os::sync_dir(&folder).map_err(io_error("sync", &folder))?;
-        Ok(removed)
+        os::sync_dir(&folder).map_err(io_error("sync", &folder))
     }
 
     /// Writes it anew from what the recovery phrase holds, which is that of this vault; whether it was missing.
@@ -212,6 +233,20 @@ impl State {
             Ok(before) => overwrite(&before).map_err(io_error("overwrite", &path)),
             Err(_) => Ok(()),
         }
+    }
+}
+
+/// What the file of the key is called while it is overwritten.
+const DOOMED: &str = "unsealing.key.gone";
+/// And before it is written to its end.
+const UNFINISHED: &str = "unsealing.key.new";
+
+/// Overwrites a file and removes it; whether it was there.
+fn wipe(path: &Path) -> Result<bool, StateError> {
+    match os::open_to_overwrite(path) {
+        Ok(file) => overwrite(&file).and_then(|()| std::fs::remove_file(path)).map(|()| true).map_err(io_error("remove", path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(io_error("remove", path)(error)),
     }
 }
 
