@@ -120,8 +120,10 @@ impl Unsealing {
 
     /// Puts these secrets in the place of those that are here, which are overwritten.
     pub fn set(&self, secrets: impl IntoIterator<Item = Zeroizing<[u8; 32]>>) {
-        let secrets = secrets.into_iter().map(|secret| (seal::sealing_key(&secret), secret)).collect();
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = secrets;
+        let secrets = secrets.into_iter();
+        let mut kept = Vec::with_capacity(secrets.size_hint().0);
+        kept.extend(secrets.map(|secret| (seal::sealing_key(&secret), secret)));
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = kept;
     }
 
     /// Whether no key is here.

@@ -166,6 +166,7 @@ struct Line<A> {
     room: Arc<Semaphore>,
     reading: AbortHandle,
     motion: Arc<Motion>,
+    protocol: Protocol,
 }
 
 impl<A: Send + 'static> Line<A> {
@@ -180,7 +181,15 @@ impl<A: Send + 'static> Line<A> {
         let unanswered = Unanswered::default();
         let room = Arc::new(Semaphore::new(LANE_UNANSWERED));
         let reading = read_answers(reader, Arc::clone(dialect), Arc::clone(&unanswered), Arc::clone(&room), Arc::clone(&motion));
-        Some(Self { writer, calls: 0, unanswered, room, reading: tokio::spawn(reading).abort_handle(), motion })
+        Some(Self {
+            writer,
+            calls: 0,
+            unanswered,
+            room,
+            reading: tokio::spawn(reading).abort_handle(),
+            motion,
+            protocol: dialect.protocol,
+        })
     }
 
     fn is_broken(&self) -> bool {
@@ -189,7 +198,7 @@ impl<A: Send + 'static> Line<A> {
 
     /// Writes one request; how many bytes it took, or none where the stream broke.
     async fn send(&mut self, job: Job<A>, flush: bool) -> Option<u64> {
-        let Self { writer, room, motion, .. } = self;
+        let Self { writer, room, motion, protocol, .. } = self;
         if room.available_permits() == 0 {
             motion.while_moving(ANSWER_LIMIT, writer.flush()).await?.ok()?;
         }
@@ -198,6 +207,7 @@ impl<A: Send + 'static> Line<A> {
         self.unanswered.lock().unwrap_or_else(PoisonError::into_inner).insert(self.calls, job.answer);
         let head = (job.head)(self.calls);
         let body = job.body.as_ref().map_or(&[][..], |body| body);
+        tracing::trace!(protocol = %protocol, kind = head.first(), bytes = head.len() + body.len(), "asks");
         motion.while_moving(ANSWER_LIMIT, writer.send_parts(&[&head, body])).await?.ok()?;
         if flush {
             motion.while_moving(ANSWER_LIMIT, writer.flush()).await?.ok()?;
@@ -231,6 +241,9 @@ async fn read_answers<A>(
                 _ => break None,
             }
         };
+        if let Some(frame) = &frame {
+            tracing::trace!(protocol = %dialect.protocol, kind = frame.first(), bytes = frame.len(), "is answered");
+        }
         let Some((call, answer)) = frame.and_then(dialect.decode) else { break };
         if let Some(waiting) = unanswered.lock().unwrap_or_else(PoisonError::into_inner).remove(&call) {
             waiting.send(answer).ok();

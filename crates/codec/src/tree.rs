@@ -15,6 +15,9 @@ use thiserror::Error;
 /// Hashes are kept for groups of this many bytes: 16 KiB.
 const GROUP: BlockSize = BlockSize::from_chunk_log(4);
 
+/// The length of a group, in bytes: of a shorter range a proof has more hashes, and hardly less to carry.
+pub const GROUP_BYTES: u32 = 16 << 10;
+
 /// The root of some bytes.
 pub fn root(bytes: &[u8]) -> TreeRoot {
     TreeRoot(*blake3::hash(bytes).as_bytes())

@@ -154,7 +154,8 @@ impl Fetcher {
     async fn shard_piece(&self, stripe: &OpenStripe, shard: usize, range: Range<u32>) -> Option<Vec<u8>> {
         let holder = self.holder(stripe, shard)?;
         let pack = stripe.record.pack;
-        let (offset, bytes) = (range.start, range.end - range.start);
+        let asked = rounded(&range, stripe.record.shard_bytes);
+        let (offset, bytes) = (asked.start, asked.end - asked.start);
         let request =
             move |call| ReadRequest::Range { call, pack, shard: shard as u8, offset, bytes, with_stripe: false }.encode();
         let reply = self.lanes.ask(holder, request).await;
@@ -162,11 +163,63 @@ impl Fetcher {
             Ok(ReadReply::Range { proof, .. }) => {
                 self.bytes_fetched.fetch_add(proof.len() as u64, Ordering::Relaxed);
                 let root = stripe.record.shard_roots.get(shard)?;
-                tree::verify(root, stripe.record.shard_bytes.into(), offset.into()..range.end.into(), &proof).ok()
+                tree::verify(root, stripe.record.shard_bytes.into(), asked.start.into()..asked.end.into(), &proof).ok()
             }
             _ => None,
         };
         self.ranks.note(holder, piece.is_some());
-        piece
+        piece.map(|mut piece| {
+            piece.truncate((range.end - asked.start) as usize);
+            piece.drain(..(range.start - asked.start) as usize);
+            piece
+        })
+    }
+}
+
+/// What is asked of a shard instead of `range`, so that a holder, and who sees how much comes back, learn little of the lengths of frames:
+/// whole groups of the proof's tree, 1, 2, 3, 4, 6, 8, 12, 16, .. of them, or the whole shard. No more than half of it is for nothing
+/// where it is long.
+fn rounded(range: &Range<u32>, shard_bytes: u32) -> Range<u32> {
+    let groups = shard_bytes.div_ceil(tree::GROUP_BYTES);
+    let first = range.start / tree::GROUP_BYTES;
+    let count = length_class(range.end.div_ceil(tree::GROUP_BYTES) - first);
+    if count >= groups {
+        return 0..shard_bytes;
+    }
+    let first = first.min(groups - count);
+    first * tree::GROUP_BYTES..((first + count) * tree::GROUP_BYTES).min(shard_bytes)
+}
+
+/// The least power of two, or three times one, that is not below `count`.
+fn length_class(count: u32) -> u32 {
+    let power = count.max(1).next_power_of_two();
+    if power >= 4 && power / 4 * 3 >= count { power / 4 * 3 } else { power }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn what_is_asked_has_few_lengths_and_holds_what_is_wanted() {
+        let classes: BTreeSet<u32> = (1..=1024).map(length_class).collect();
+        assert_eq!(classes.iter().take(9).copied().collect::<Vec<u32>>(), [1, 2, 3, 4, 6, 8, 12, 16, 24]);
+        for shard_bytes in [1, 500, 4096, 16_384, 21_846, 65_536, 100_000, 1_048_576, 1_398_102, 16_777_216] {
+            let mut lengths = BTreeSet::new();
+            let step = (shard_bytes / 97).max(1);
+            for start in (0..shard_bytes).step_by(step as usize) {
+                for end in (start + 1..=shard_bytes).step_by(step as usize).chain([shard_bytes]) {
+                    let asked = rounded(&(start..end), shard_bytes);
+                    assert!(asked.start <= start && end <= asked.end && asked.end <= shard_bytes, "{start}..{end}: {asked:?}");
+                    assert_eq!(asked.start % tree::GROUP_BYTES, 0);
+                    let groups = |range: &Range<u32>| range.end.div_ceil(tree::GROUP_BYTES) - range.start / tree::GROUP_BYTES;
+                    assert!(groups(&asked) <= (groups(&(start..end)) * 3).div_ceil(2).max(1), "{start}..{end}: {asked:?}");
+                    lengths.insert(asked.end - asked.start);
+                }
+            }
+            // Two for each class: the last group of a shard may be shorter.
+            assert!(lengths.len() <= 2 * 20 + 1, "{shard_bytes}: {lengths:?}");
+        }
     }
 }
