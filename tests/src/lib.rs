@@ -2,6 +2,7 @@
 
 #![expect(clippy::expect_used, clippy::panic, reason = "helpers of tests fail by panicking, as tests do")]
 
+pub mod canaries;
 pub mod debian;
 pub mod disk;
 pub mod messages;
@@ -12,12 +13,12 @@ pub mod tree;
 use anyhow::{Context, Result, bail, ensure};
 pub use rustix::process::Signal;
 use serde_json::Value;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, lchown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -97,6 +98,8 @@ pub struct Node {
     pub state: PathBuf,
     /// Its name.
     pub name: String,
+    /// What its programs find in their environment besides what every node has.
+    pub environment: Vec<(&'static str, OsString)>,
     agent: Option<Child>,
     runner: Option<Runner>,
 }
@@ -119,6 +122,7 @@ impl Node {
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("HOME", &self.state).env("BACKMESH_STATE", &self.state);
         command.env("BACKMESH_MACHINE_ID", format!("machine of {}", self.name));
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.args(args).stdin(Stdio::null());
         command
     }
@@ -212,6 +216,13 @@ impl Node {
         agent.wait().ok()?.code()
     }
 
+    /// Ends the agent as a fault of its own would, and says how it ended.
+    pub fn abort(&mut self) -> Option<ExitStatus> {
+        let mut agent = self.agent.take()?;
+        signal(&agent, Signal::ABORT);
+        agent.wait().ok()
+    }
+
     /// The process id of the agent.
     pub fn pid(&self) -> Option<u32> {
         self.agent.as_ref().map(Child::id)
@@ -299,7 +310,8 @@ impl Group {
 
     /// A node that has not joined.
     pub fn blank(&self, name: &str) -> Node {
-        Node { state: self.folder.path().join(name), name: name.to_owned(), agent: None, runner: self.runner.clone() }
+        let (state, runner) = (self.folder.path().join(name), self.runner.clone());
+        Node { state, name: name.to_owned(), environment: Vec::new(), agent: None, runner }
     }
 
     /// Where a node's recovery phrase is kept.

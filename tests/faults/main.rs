@@ -1,0 +1,31 @@
+//! Attacks at full size, one sub-command each. All print what they did, with the seeds to do it again, and end with 1 where something did
+//! not hold.
+
+mod keys;
+
+use anyhow::{Result, bail};
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: faults COMMAND [OPTIONS]
+
+  keys [--seed N]     canaries in names, contents and keys, looked for on disks, in memory, in logs and on the wire";
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    match run(&words) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether everything held.
+fn run(words: &[String]) -> Result<bool> {
+    match words.split_first() {
+        Some((command, rest)) if command == "keys" => keys::run(rest),
+        _ => bail!("{USAGE}"),
+    }
+}
