@@ -242,14 +242,46 @@ pub fn raise_open_files() {
 /// Starts the program anew in this process, as it was started; returns only where the system refuses. What is not to be inherited,
 /// such as locks and sockets, is closed by the system.
 pub fn start_again() -> io::Error {
+    start_again_with(std::env::args_os().collect())
+}
+
+fn start_again_with(words: Vec<OsString>) -> io::Error {
     use std::os::unix::process::CommandExt;
-    let mut words = std::env::args_os();
+    let mut words = words.into_iter();
     // Found also where the program's file was replaced or deleted meanwhile.
     let mut command = std::process::Command::new("/proc/self/exe");
     if let Some(name) = words.next() {
         command.arg0(name);
     }
     command.args(words).exec()
+}
+
+/// How an argument begins that was hidden: the number of a descriptor follows, of a file in memory that holds it.
+const HIDDEN_PREFIX: &str = "hidden-in-memory:";
+
+/// Takes an argument that is a secret out of the list of processes: the program starts anew in this process, with another word in its
+/// place. Returns only where that cannot be done.
+///
+/// # Errors
+/// Where the system refuses.
+pub fn hide_argument(secret: &str) -> io::Result<std::convert::Infallible> {
+    use rustix::fs::{MemfdFlags, memfd_create};
+    use std::os::fd::AsRawFd;
+    // Inherited on purpose.
+    let mut file = File::from(memfd_create("argument", MemfdFlags::empty())?);
+    io::Write::write_all(&mut file, secret.as_bytes())?;
+    let hidden = OsString::from(format!("{HIDDEN_PREFIX}{}", file.as_raw_fd()));
+    let words = std::env::args_os().map(|word| if word == secret { hidden.clone() } else { word }).collect();
+    Err(start_again_with(words))
+}
+
+/// What [`hide_argument`] has hidden behind a word; none for any other word.
+///
+/// # Errors
+/// Where it is not there.
+pub fn hidden_argument(word: &str) -> Option<io::Result<File>> {
+    let number: u32 = word.strip_prefix(HIDDEN_PREFIX)?.parse().ok()?;
+    Some(File::open(format!("/proc/self/fd/{number}")))
 }
 
 /// Tells a service manager that the agent is up.

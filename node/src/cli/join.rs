@@ -127,12 +127,22 @@ impl Join {
     }
 
     fn read_token(&self) -> anyhow::Result<Token> {
-        if self.token != "-" {
-            return Ok(Token::from_text(&self.token)?);
-        }
-        let read = os::stdin_unbuffered().and_then(|input| secret::read_bounded(input, token::TEXT_BYTES_MAX));
-        let text = read.context("the token cannot be read from standard input")?;
+        let (opened, place) = match os::hidden_argument(&self.token) {
+            Some(opened) => (opened, "memory"),
+            None if self.token == "-" => (os::stdin_unbuffered(), "standard input"),
+            None => return self.token_in_sight(),
+        };
+        let read = opened.and_then(|input| secret::read_bounded(input, token::TEXT_BYTES_MAX));
+        let text = read.with_context(|| format!("the token cannot be read from {place}"))?;
         Ok(Token::from_text(&text)?)
+    }
+
+    /// Everyone on this machine can read the arguments of its processes, so a good token is hidden before anything else is done.
+    fn token_in_sight(&self) -> anyhow::Result<Token> {
+        let token = Token::from_text(&self.token)?;
+        // Where the system refuses, it is used as it was given.
+        let _ = os::hide_argument(&self.token);
+        Ok(token)
     }
 
     /// Shows or saves a new vault's phrase, so that no vault comes to be whose phrase nobody has; gives the file it is in.
