@@ -418,7 +418,9 @@ fn standing(standing: MeshStanding) -> Standing {
 /// Sends until the link is to be closed, then what was still waiting.
 async fn write_messages(mut writer: FrameWriter, mut waiting: mpsc::Receiver<Message>) {
     while let Some(message) = waiting.recv().await {
-        if writer.send(&message.encode()).await.is_err() || (waiting.is_empty() && writer.flush().await.is_err()) {
+        let frame = message.encode();
+        tracing::trace!(protocol = %Protocol::Mesh, kind = frame.first(), bytes = frame.len(), "says");
+        if writer.send(&frame).await.is_err() || (waiting.is_empty() && writer.flush().await.is_err()) {
             return;
         }
     }
