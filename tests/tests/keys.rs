@@ -4,17 +4,28 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
 
 use backmesh_tests::tree::{assert_identical, files_below, make_tree};
-use backmesh_tests::{Group, Node, text};
+use backmesh_tests::{Group, Node, text, wait_for};
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 /// What needs the key ends with 12 and says what to do.
 fn needs_the_key(owner: &Node, target: &Path) {
-    let commands: [&[&str]; 3] = [&["snapshots"], &["ls", "latest"], &["restore", "latest", "--to", text(target)]];
+    let commands: [&[&str]; 7] = [
+        &["snapshots"],
+        &["ls", "latest"],
+        &["restore", "latest", "--to", text(target)],
+        &["restore", "latest", "--to", text(target), "--dry-run"],
+        &["diff", "latest~1", "latest"],
+        &["find", "*"],
+        &["dump", "latest", "/x"],
+    ];
     for words in commands {
         let refused = owner.run(words).expect(12);
         assert!(refused.stderr.contains("locked away") && refused.stderr.contains("key unlock"), "{words:?}: {refused:?}");
     }
+    let counted = owner.run(&["stats"]).expect(0);
+    assert!(counted.stdout.contains("the vault is locked"), "{counted:?}");
     let checked = owner.run(&["check"]).expect(12);
     assert!(checked.stdout.contains("locked away") && checked.stdout.contains("key unlock"), "{checked:?}");
     assert!(!target.exists() || fs::read_dir(target).unwrap().next().is_none());
@@ -131,7 +142,7 @@ fn the_disk_of_a_locked_machine_tells_nothing_of_what_was() {
     owner.protect(stays.path());
     owner.protect(&goes);
     // Old enough that the cache takes them, and often enough that the head names several snapshots.
-    std::thread::sleep(std::time::Duration::from_secs(3));
+    std::thread::sleep(Duration::from_secs(3));
     owner.back_up();
     assert_eq!(owner.back_up()["bytes_read"], 0);
     owner.run(&["ls", "latest", "--recursive"]).expect(0);
@@ -148,4 +159,74 @@ fn the_disk_of_a_locked_machine_tells_nothing_of_what_was() {
         }
     }
     assert!(!owner.log().contains("canary"));
+}
+
+/// Wherever the power went while the key was locked away: the agent starts, is locked, and nothing of the key is left.
+#[test]
+fn interrupted_locking_is_finished_at_the_next_start() {
+    let group = Group::found().unwrap();
+    let mut node = group.blank("lone");
+    group.join(&node, &group.token(&[]), "1GiB").expect(0);
+    let (key, phrase) = (unsealing_key(&node), group.phrase_file("lone"));
+    let whole = fs::read(&key).unwrap();
+    let [gone, unfinished] = ["gone", "new"].map(|end| key.with_extension(format!("key.{end}")));
+    let mut check = |what: &str, prepare: &dyn Fn()| {
+        prepare();
+        node.start().unwrap();
+        assert_eq!(node.status()["vault"]["locked"], true, "{what}");
+        assert_eq!(node.stop(), Some(0));
+        assert!(!key.exists() && !gone.exists() && !unfinished.exists(), "{what}");
+        node.run(&["key", "unlock", "--phrase-file", text(&phrase)]).expect(0);
+        assert_eq!(fs::read(&key).unwrap(), whole, "{what}");
+    };
+    check("renamed, not yet overwritten", &|| fs::rename(&key, &gone).unwrap());
+    check("overwritten, as the first version did it", &|| fs::write(&key, vec![0; whole.len()]).unwrap());
+    check("half of an unlocking before", &|| {
+        fs::rename(&key, &unfinished).unwrap();
+        fs::write(&unfinished, &whole[..whole.len() / 2]).unwrap();
+    });
+}
+
+/// A backup that runs has the list of snapshots in hand: locking ends it, and the next goes on from there.
+#[test]
+fn locking_stops_what_runs() {
+    let mut group = Group::start(4).unwrap();
+    let source = tempfile::tempdir().unwrap();
+    group.nodes[0].protect(source.path());
+    for round in 0..2_u64 {
+        make_tree(&source.path().join(format!("round {round}")), round, 24 << 20).unwrap();
+        let running = group.nodes[0].spawn(&["--json", "backup"]);
+        wait_for("the backup", Duration::from_secs(60), || Ok(group.nodes[0].status()["backups"]["running"] == true)).ok();
+        let owner = &group.nodes[0];
+        assert_eq!(owner.run(&["--json", "key", "lock"]).expect(0).result()["locked"], true);
+        let ended = running.wait_with_output().unwrap();
+        assert!(matches!(ended.status.code(), Some(130 | 0)), "{ended:?}");
+        assert_eq!(owner.status()["vault"]["locked"], true);
+        owner.back_up();
+        owner.run(&["snapshots"]).expect(12);
+        owner.run(&["key", "unlock", "--phrase-file", text(&group.phrase_file("node0"))]).expect(0);
+    }
+    let target = group.folder.path().join("back");
+    group.nodes[0].run(&["restore", "latest", "--to", text(&target)]).expect(0);
+    assert_identical(source.path(), &target);
+    assert_eq!(group.nodes[0].stop(), Some(0));
+}
+
+/// A token that was given as an argument is in no list of processes once the command has begun to work.
+#[test]
+fn a_token_is_hidden_from_the_list_of_processes() {
+    let group = Group::found().unwrap();
+    let node = group.blank("lone");
+    let (token, phrase) = (group.token(&[]), group.folder.path().join("phrase"));
+    rustix::fs::mkfifoat(rustix::fs::CWD, &phrase, rustix::fs::Mode::from(0o600)).unwrap();
+    // It waits for the phrase, which never comes.
+    let mut joining = node.spawn(&["join", &token, "--phrase-file", text(&phrase)]);
+    let arguments = || fs::read(format!("/proc/{}/cmdline", joining.id())).unwrap_or_default();
+    let hidden = || arguments().windows(7).any(|bytes| bytes == b"hidden-");
+    wait_for("the token to be hidden", Duration::from_secs(60), || Ok(hidden())).unwrap();
+    assert!(!arguments().windows(20).any(|bytes| bytes == &token.as_bytes()[..20]));
+    wait_for("the state folder", Duration::from_secs(60), || Ok(node.state.join("state.lock").exists())).unwrap();
+    joining.kill().unwrap();
+    joining.wait().unwrap();
+    group.join(&node, &token, "1GiB").expect(0);
 }
