@@ -7,9 +7,9 @@
 use crate::links::{Link, StreamPermit};
 use backmesh_format::NodeId;
 use futures::io::{ReadHalf, WriteHalf};
-use futures::{AsyncReadExt, AsyncWriteExt};
+use futures::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use libp2p::swarm;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::ops::Range;
 use std::pin::Pin;
@@ -18,6 +18,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+/// A write that waited so long was waiting for the peer, and not for its turn on this machine.
+const ROOM_AFTER: Duration = Duration::from_millis(20);
 const END: u32 = u32::MAX;
 const HEADER_BYTES: usize = 4;
 /// Memory is given to a frame in steps of at least this much.
@@ -455,13 +457,22 @@ async fn write_all(
 ) -> Result<(), FrameError> {
     while !bytes.is_empty() {
         let piece = &bytes[..bytes.len().min(piece_bytes_max(pace))];
-        let write = bounded(socket.write(piece), closed, Some(Instant::now() + stall_timeout)).await;
+        let (before, mut waited) = (Instant::now(), false);
+        let write = poll_fn(|cx| {
+            let polled = Pin::new(&mut *socket).poll_write(cx, piece);
+            waited |= polled.is_pending();
+            polled
+        });
+        let write = bounded(write, closed, Some(before + stall_timeout)).await;
         let written = match settle(write, stall_timeout)? {
             0 => return Err(FrameError::CutOff),
             written => written,
         };
         bytes = &bytes[written..];
-        hold.link.touch();
+        // What this machine takes into its own buffers tells nothing of the peer; that they were full and have room again does.
+        if waited && before.elapsed() >= ROOM_AFTER {
+            hold.link.touch();
+        }
         keep_pace(pace, written, closed).await?;
     }
     Ok(())

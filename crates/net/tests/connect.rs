@@ -156,6 +156,25 @@ async fn a_peer_that_vanishes_is_noticed() {
 }
 
 #[tokio::test]
+async fn what_this_side_writes_is_no_sign_of_life_of_the_peer() {
+    let quick = |limits: &mut backmesh_net::Limits| limits.alive_interval = Duration::from_millis(300);
+    let (mut a, mut b) = (node_with(1, quick).await, node_with(2, quick).await);
+    let line = Line::to(b.port()).await;
+    a.net.dial(&line.address, Some(b.id())).await.unwrap();
+    let (_reader, mut writer) = a.net.open(b.id(), Protocol::Store).await.unwrap().split();
+    let (_, _, _held) = b.inbound().await;
+    line.set(Mode::Swallow);
+    // Small messages that go into the system's buffer and nowhere else.
+    let writing = async {
+        while writer.send(b"are you there?").await.is_ok() && writer.flush().await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, writing).await.expect("the writes end");
+    assert_eq!(a.disconnected().await, (b.id(), DisconnectReason::Silent));
+}
+
+#[tokio::test]
 async fn a_line_that_is_cut_is_noticed_at_once() {
     let (mut a, mut b) = (node(1).await, node(2).await);
     let line = Line::to(b.port()).await;
