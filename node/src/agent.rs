@@ -5,7 +5,7 @@ use crate::members::Members;
 use crate::node::{Going, Node};
 use crate::serve::Conversations;
 use crate::state::{State, StateError};
-use crate::{schedule, takeover, upkeep};
+use crate::{nearby, schedule, takeover, upkeep};
 use anyhow::Context;
 use backmesh_control::ExitCode;
 use backmesh_net::{Net, NetConfig, NetEvent, Protocol};
@@ -24,6 +24,8 @@ pub struct AgentOptions {
     pub state: PathBuf,
     /// Addresses to listen on, instead of those of the configuration.
     pub listen: Vec<String>,
+    /// Whether mDNS is left alone, whatever the configuration says.
+    pub no_mdns: bool,
 }
 
 /// How long the end may take: a put into the shelf is finished, a backup stops at its next safe point.
@@ -80,6 +82,9 @@ async fn run_parts(options: &AgentOptions) -> anyhow::Result<Ended> {
     parts.spawn(named("the control socket", conversations.clone().serve(socket.listener()?, Arc::clone(&node))));
     parts.spawn(named("the schedule", schedule::run(Arc::clone(&node), conversations.clone())));
     parts.spawn(named("the upkeep of the vault", upkeep::run(Arc::clone(&node))));
+    if !options.no_mdns && !node.config().no_mdns {
+        parts.spawn(named("the look-out for members nearby", nearby::run(Arc::clone(&node))));
+    }
     tracing::info!(addresses = ?net.addresses(), "the node runs");
     crate::os::notify_ready();
 

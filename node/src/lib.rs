@@ -15,6 +15,7 @@ pub mod key;
 pub mod lanes;
 pub mod library;
 pub mod members;
+pub mod nearby;
 pub mod node;
 pub mod os;
 pub mod outbox;

@@ -15,6 +15,8 @@ use backmesh_mesh::peer::{Announcement, DialTarget, Input, LinkId, Moment, Outpu
 use backmesh_net::{FrameReader, FrameWriter, Net, NetEvent, Protocol, Stream};
 use backmesh_policy::Candidate;
 use backmesh_store::{Records, RecordsError, Table};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,8 +29,10 @@ const MESSAGES_WAITING: usize = 256;
 const CHANGES_WAITING: usize = 1024;
 /// What the keys of the directory's records begin with.
 const PREFIX: &[u8] = b"directory ";
-/// How long a dial of one address may take before the next is tried.
+/// How long a dial of one address may take.
 const DIAL_LIMIT: Duration = Duration::from_secs(12);
+/// How long after one address of a node the next is tried beside it.
+const DIAL_STAGGER: Duration = Duration::from_millis(500);
 /// How long a closed link may take to send what was still to be said.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
@@ -236,6 +240,11 @@ impl Members {
         }
     }
 
+    /// Takes note of where a node is said to be on the local network.
+    pub fn hear_of(self: &Arc<Self>, node: NodeId, addresses: Vec<String>) {
+        self.handle(Input::Nearby { node, addresses });
+    }
+
     fn now(&self) -> Moment {
         let monotonic_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         Moment { monotonic_ms, unix_ms: crate::os::now() }
@@ -316,9 +325,19 @@ impl Members {
         }
     }
 
+    /// Tries all addresses, each a little after the one before: of several that a machine has, some lead nowhere, and say so late.
     async fn dial(self: Arc<Self>, target: DialTarget, node: Option<NodeId>, addresses: Vec<String>) {
-        for address in addresses {
-            let dialled = tokio::time::timeout(DIAL_LIMIT, self.net.dial(&address, node)).await;
+        let mut dialling: FuturesUnordered<_> = (0_u32..)
+            .zip(&addresses)
+            .map(|(at, address)| {
+                let net = &self.net;
+                async move {
+                    tokio::time::sleep(DIAL_STAGGER * at).await;
+                    (address, tokio::time::timeout(DIAL_LIMIT, net.dial(address, node)).await)
+                }
+            })
+            .collect();
+        while let Some((address, dialled)) = dialling.next().await {
             match dialled {
                 Ok(Ok(peer)) => match self.net.open(peer, Protocol::Mesh).await {
                     Ok(stream) => return self.link(peer, stream, true),

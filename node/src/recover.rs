@@ -1,9 +1,10 @@
-//! Recovery after a total loss: the recovery phrase and one address of any member are enough. Reads only; needs no membership, writes
+//! Recovery after a total loss: the recovery phrase and one address of any member are enough, or a member on the local network. Reads only; needs no membership, writes
 //! no state, fences nobody.
 
 use crate::browse::info;
 use crate::fetch::{Fetcher, Heads, Prover, Unsealing};
 use crate::library::Library;
+use crate::nearby;
 use crate::report::Report;
 use crate::restore::{self, Spared, Wish};
 use crate::survey::{Addresses, Asked, connect, survey};
@@ -26,7 +27,7 @@ use tokio::task::JoinSet;
 pub struct RecoverOptions<'a> {
     /// What the phrase holds.
     pub phrase: VaultSecret,
-    /// Where a member may be met: multiaddresses, perhaps with `/p2p/` and a peer id.
+    /// Where a member may be met: multiaddresses, perhaps with `/p2p/` and a peer id; none looks on the local network.
     pub seeds: Vec<String>,
     /// Only list the snapshots.
     pub list: bool,
@@ -128,7 +129,7 @@ async fn recover(keys: Keys, seeds: &[String], choice: Choice, report: &Report) 
     report.progress(Progress::new(Phase::Connecting));
     let (net, events) = network().await?;
     tokio::spawn(decline(events));
-    let met = meet(&net, seeds, report).await?;
+    let met = if seeds.is_empty() { nearby::meet(&net, report).await? } else { meet(&net, seeds, report).await? };
     let fetcher = Fetcher::new(net.clone(), keys.prover, keys.unsealing, keys.id_key);
     let fetcher = Arc::new(fetcher.with_patience(PATIENCE));
     let wanted = if choice.is_of_today() { Heads::Newest } else { Heads::All };

@@ -141,6 +141,14 @@ pub enum Input {
     Learn(Box<DirectoryRecord>),
     /// Further addresses to try while nobody is connected.
     Seeds(Vec<Seed>),
+    /// A node is said to be on the local network, at these addresses. Anyone can have said so: it is a hint whom to dial, kept within
+    /// bounds, and nothing follows from it but a dial.
+    Nearby {
+        /// Who, by its own word.
+        node: NodeId,
+        /// Where; the first four count.
+        addresses: Vec<String>,
+    },
     /// The person at this node says that a node is a member, as an invitation says it of the nodes that it names.
     Vouch(NodeId),
     /// [`Peer::next_deadline`] has come.
@@ -359,6 +367,7 @@ impl Peer {
                 self.directory.insert(*record, now.unix_ms);
             }
             Input::Seeds(seeds) => self.dialer.add_seeds(seeds),
+            Input::Nearby { node, addresses } => self.hear_of(now.monotonic_ms, node, addresses),
             Input::Vouch(node) => self.directory.vouch(node, now.unix_ms),
             Input::Wake => {}
         }

@@ -20,6 +20,7 @@ mod gather;
 mod handler;
 mod links;
 mod muxer;
+mod nearby;
 mod net;
 mod quic;
 mod secure;
@@ -29,6 +30,7 @@ pub use address::{Address, AddressError, Family, Host, PORT_DEFAULT, peer_id_tex
 pub use config::{Limits, NetConfig};
 pub use frame::{FrameError, FrameReader, FrameWriter, Pace, Stream};
 pub use handler::Refusal;
+pub use nearby::{Nearby, Seeking, Sighting};
 pub use net::{DialError, DialFailure, DisconnectReason, Net, NetError, NetEvent, OpenError};
 
 /// What carries a connection.

@@ -9,7 +9,7 @@ use crate::{Protocol, Stream, Transport};
 use backmesh_format::NodeId;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -31,7 +31,7 @@ const QUIC_WHERE_REFUSED: Duration = Duration::from_secs(2);
 pub struct Net {
     links: Arc<Links>,
     commands: mpsc::Sender<Command>,
-    listening: Arc<Mutex<Vec<SocketAddr>>>,
+    listening: watch::Receiver<Vec<SocketAddr>>,
     stopped: watch::Receiver<bool>,
 }
 
@@ -210,12 +210,12 @@ impl Net {
         let local = NodeId(config.key.public().0);
         let listen = resolve_listen(&config.listen).await?;
         let links = Arc::new(Links::new(local, config.limits));
-        let listening = Arc::new(Mutex::new(Vec::new()));
+        let (listening_end, listening) = watch::channel(Vec::new());
         let (commands, commands_end) = mpsc::channel(COMMANDS_MAX);
         let (events_end, events) = mpsc::channel(EVENTS_MAX);
         let (stopped_end, stopped) = watch::channel(false);
         let swarm = task::swarm(&config.key, links.clone())?;
-        let mut task = task::Task::new(swarm, links.clone(), listening.clone(), commands_end, events_end);
+        let mut task = task::Task::new(swarm, links.clone(), listening_end, commands_end, events_end);
         task.listen(&listen).await?;
         tokio::spawn(async move {
             task.run().await;
@@ -231,8 +231,13 @@ impl Net {
 
     /// Where this node can be reached, each with `/p2p/` and its id. Loopback only if nothing else is listened on.
     pub fn addresses(&self) -> Vec<String> {
-        let listening = self.listening.lock().unwrap_or_else(PoisonError::into_inner);
+        let listening = self.listening.borrow();
         listening.iter().map(|address| Address::from(*address).with_peer(self.links.local).to_string()).collect()
+    }
+
+    /// The same as the system writes them, and when they change.
+    pub(crate) fn listening(&self) -> watch::Receiver<Vec<SocketAddr>> {
+        self.listening.clone()
     }
 
     /// The peers with a connection.

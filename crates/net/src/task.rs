@@ -19,9 +19,9 @@ use libp2p::{Multiaddr, PeerId, Transport as _, identity, tcp};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 /// Events that wait for their reader; beyond, no peer is let in, so that their number stays bounded.
@@ -65,7 +65,7 @@ pub(crate) struct Task {
     waiting: VecDeque<(NetEvent, Option<OwnedSemaphorePermit>)>,
     dials: HashMap<ConnectionId, Dial>,
     listeners: HashMap<ListenerId, Listener>,
-    listening: Arc<Mutex<Vec<SocketAddr>>>,
+    listening: watch::Sender<Vec<SocketAddr>>,
     disconnecting: HashSet<PeerId>,
 }
 
@@ -103,7 +103,7 @@ impl Task {
     pub(crate) fn new(
         swarm: Swarm<Behaviour>,
         links: Arc<Links>,
-        listening: Arc<Mutex<Vec<SocketAddr>>>,
+        listening: watch::Sender<Vec<SocketAddr>>,
         commands: mpsc::Receiver<Command>,
         events: mpsc::Sender<NetEvent>,
     ) -> Self {
@@ -328,7 +328,12 @@ impl Task {
         }
         visible.sort_unstable();
         visible.dedup();
-        let before = std::mem::replace(&mut *self.listening.lock().unwrap_or_else(PoisonError::into_inner), visible.clone());
+        let before = self.listening.borrow().clone();
+        self.listening.send_if_modified(|listening| {
+            let changed = *listening != visible;
+            listening.clone_from(&visible);
+            changed
+        });
         for address in visible.into_iter().filter(|address| !before.contains(address)) {
             let address = Address::from(address).with_peer(self.links.local).to_string();
             self.emit(NetEvent::Listening { address }, None);

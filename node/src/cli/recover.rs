@@ -9,7 +9,7 @@ use backmesh_format::UnixMillis;
 use clap::Args;
 use std::path::PathBuf;
 
-/// Restore after a total loss: with the recovery phrase and the address of one member
+/// Restore after a total loss: with the recovery phrase and one member, by its address or on the local network
 ///
 /// Only reads; needs neither membership nor state, and changes nothing for anyone.
 #[derive(Debug, Args)]
@@ -20,8 +20,9 @@ pub(super) struct Recover {
     /// The file with the recovery phrase; - reads it from standard input
     #[arg(long, value_name = "FILE")]
     phrase_file: PathBuf,
-    /// Where a member may be met, such as 192.0.2.1 or /ip4/192.0.2.1/tcp/47770; may be repeated
-    #[arg(long = "seed", value_name = "ADDR", required = true)]
+    /// Where a member may be met, such as 192.0.2.1 or /ip4/192.0.2.1/tcp/47770; may be repeated. Without any, members are looked for
+    /// on the local network, by mDNS
+    #[arg(long = "seed", value_name = "ADDR")]
     seeds: Vec<String>,
     /// Only list the snapshots
     #[arg(long)]

@@ -26,6 +26,8 @@ pub struct Config {
     pub offer_bytes: u64,
     /// Where the agent listens, as multiaddresses; empty for the default port on all addresses.
     pub listen: Vec<String>,
+    /// Whether it neither looks for members on the local network nor lets itself be found there.
+    pub no_mdns: bool,
     /// When it backs up by itself.
     pub schedule: Schedule,
     /// How fast it may be.
@@ -39,7 +41,7 @@ pub enum ConfigError {
     #[error("{0}")]
     Syntax(#[from] toml_edit::TomlError),
     /// A setting that does not exist.
-    #[error("\"{0}\" is not a setting; there are protect, rules, offer, listen, and the tables schedule and limits")]
+    #[error("\"{0}\" is not a setting; there are protect, rules, offer, listen, mdns, and the tables schedule and limits")]
     Unknown(String),
     /// A setting with a value of the wrong kind.
     #[error("\"{setting}\" should be {expected}")]
@@ -104,6 +106,7 @@ const HEADER: &str = "\
 #   protect = [\"/home/anna\"]    folders that are backed up
 #   offer = \"200 GiB\"           disk space for other members' shards
 #   listen = []                  multiaddresses; empty for port 47770 on all addresses
+#   mdns = false                 do not look for members on the local network, nor be found there
 # What a folder leaves out, beside caches and trash (`backmesh protect --show-defaults`), in the gitignore way, at the end of the file:
 #   [[rules]]
 #   folder = \"/home/anna\"
@@ -125,6 +128,10 @@ impl Config {
                 "protect" => config.protect = paths(item)?,
                 "offer" => config.offer_bytes = offer(item)?,
                 "listen" => config.listen = texts(item)?,
+                "mdns" => {
+                    let wanted = item.as_bool().ok_or(ConfigError::Kind { setting: "mdns", expected: "true or false" })?;
+                    config.no_mdns = !wanted;
+                }
                 "rules" => {}
                 "schedule" => config.schedule = manners::schedule(item)?,
                 "limits" => config.limits = manners::limits(item)?,
@@ -167,6 +174,9 @@ impl Config {
         document["protect"] = Item::Value(path_array(&self.protect));
         document["offer"] = toml_edit::value(units::exact_size(self.offer_bytes));
         document["listen"] = Item::Value(Value::Array(self.listen.iter().collect()));
+        if self.no_mdns {
+            document["mdns"] = toml_edit::value(false);
+        }
         rules::write(&mut document, &self.rules);
         format!("{HEADER}{document}")
     }
@@ -314,5 +324,7 @@ mod tests {
         check("protect = [\"a/b\"]", "a/b");
         check("protect = [{ base64 = \"*\" }]", "\"protect\"");
         check("listen = [1]", "\"listen\"");
+        check("mdns = \"no\"", "\"mdns\"");
+        assert!(Config::parse("mdns = false").unwrap().no_mdns && !Config::parse("mdns = true").unwrap().no_mdns);
     }
 }

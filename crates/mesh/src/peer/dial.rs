@@ -1,5 +1,5 @@
-//! Whom to dial, and when: links to as many members as are wanted, seeds while there is nobody, and now and then one more, so that
-//! halves of a group that were parted meet again.
+//! Whom to dial, and when: links to as many members as are wanted, seeds and whoever is nearby while there is nobody, and now and then
+//! one more, so that halves of a group that were parted meet again.
 
 use super::{DialTarget, Dice, Output, Peer, PeerConfig, Phase};
 use crate::message::{RefusedReason, Standing};
@@ -13,6 +13,14 @@ const SEEDS_MAX: usize = 128;
 const DIAL_MS: u64 = 60_000;
 /// The pause between two looks at whom to dial, in milliseconds: something changes all the time while thousands join.
 const SCAN_MS: u64 = 1_000;
+/// Nodes that were seen on the local network, or said to be; when there are more, one of them goes at random, and members last.
+const NEARBY_MAX: usize = 256;
+/// Addresses of one that are kept.
+const NEARBY_ADDRESSES_MAX: usize = 4;
+/// How long until word of the same node cuts its pause short again, in milliseconds.
+const NEARBY_MS: u64 = 30_000;
+/// Dials at once of nodes nearby that are not known: false ones must not keep seeds and members from their turn.
+const NEARBY_DIALS_MAX: usize = 4;
 /// Links beyond the number wanted that exploring may leave open.
 const SURPLUS: usize = 8;
 
@@ -23,9 +31,17 @@ struct Attempt {
     since: Option<u64>,
 }
 
+/// Where a node is on the local network, by a word that anyone can have said.
+#[derive(Debug, Default)]
+struct Nearby {
+    addresses: Vec<String>,
+    hastened_at: Option<u64>,
+}
+
 #[derive(Debug)]
 pub(super) struct Dialer {
     seeds: Vec<Seed>,
+    nearby: BTreeMap<NodeId, Nearby>,
     attempts: BTreeMap<DialTarget, Attempt>,
     scan_at: u64,
     scanned_at: u64,
@@ -34,7 +50,14 @@ pub(super) struct Dialer {
 
 impl Dialer {
     pub(super) fn new(seeds: Vec<Seed>, now: u64) -> Self {
-        let mut dialer = Self { seeds: Vec::new(), attempts: BTreeMap::new(), scan_at: now, scanned_at: 0, explore_at: now };
+        let mut dialer = Self {
+            seeds: Vec::new(),
+            nearby: BTreeMap::new(),
+            attempts: BTreeMap::new(),
+            scan_at: now,
+            scanned_at: 0,
+            explore_at: now,
+        };
         dialer.add_seeds(seeds);
         dialer
     }
@@ -46,6 +69,12 @@ impl Dialer {
             }
         }
         self.look_again();
+    }
+
+    /// How many nodes nearby and how many attempts are kept.
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> (usize, usize) {
+        (self.nearby.len(), self.attempts.len())
     }
 
     /// Something changed: there may be someone to dial.
@@ -67,14 +96,11 @@ impl Dialer {
         config: &PeerConfig,
         dice: &mut Dice,
     ) -> Vec<DialTarget> {
-        let seeds = &self.seeds;
+        let (seeds, nearby) = (&self.seeds, &self.nearby);
         let meant = |target: &DialTarget| match target {
             DialTarget::Member(member) => member == node,
             DialTarget::Seed(seed) if !address.is_empty() => address.starts_with(seed.as_str()),
-            DialTarget::Seed(seed) => {
-                let known = seeds.iter().find(|known| known.address == *seed).and_then(|known| known.node);
-                known.is_none_or(|known| known == *node)
-            }
+            DialTarget::Seed(seed) => expected_at(seeds, nearby, seed).is_none_or(|known| known == *node),
         };
         let mut targets = Vec::new();
         for (target, attempt) in &mut self.attempts {
@@ -103,6 +129,28 @@ impl Dialer {
         self.failed(&DialTarget::Member(*node), now, config, dice);
     }
 
+    /// A node is said to be nearby. Says whether that is news that is worth a dial before its time.
+    fn hear_of(&mut self, node: NodeId, mut addresses: Vec<String>, now: u64) -> bool {
+        addresses.truncate(NEARBY_ADDRESSES_MAX);
+        let known = self.nearby.entry(node).or_default();
+        let due = known.hastened_at.is_none_or(|at| at + NEARBY_MS <= now);
+        if due {
+            known.hastened_at = Some(now);
+        }
+        known.addresses = addresses;
+        due
+    }
+
+    /// Makes room for one more node nearby.
+    fn forget_one_nearby(&mut self, is_member: impl Fn(&NodeId) -> bool, dice: &mut Dice) {
+        let strangers: Vec<NodeId> = self.nearby.keys().filter(|node| !is_member(node)).copied().collect();
+        let all = if strangers.is_empty() { self.nearby.keys().copied().collect() } else { strangers };
+        let victim = all.get(dice.below(all.len().max(1) as u64) as usize);
+        if let Some(node) = victim {
+            self.nearby.remove(node);
+        }
+    }
+
     /// A greeting failed: what cannot pass by waiting is tried rarely.
     pub(super) fn turned_away(
         &mut self,
@@ -122,6 +170,13 @@ impl Dialer {
     }
 }
 
+/// Who is expected at an address that is not a member's.
+fn expected_at(seeds: &[Seed], nearby: &BTreeMap<NodeId, Nearby>, address: &String) -> Option<NodeId> {
+    let seed = seeds.iter().find(|seed| seed.address == *address);
+    let near = || nearby.iter().find(|(_, near)| near.addresses.contains(address)).map(|(node, _)| *node);
+    seed.map_or_else(near, |seed| seed.node)
+}
+
 impl Attempt {
     fn fail(&mut self, now: u64, config: &PeerConfig, dice: &mut Dice) {
         self.since = None;
@@ -132,6 +187,24 @@ impl Attempt {
 }
 
 impl Peer {
+    /// Takes note of where a node is said to be. A member that waits for its next dial is dialed at once; whoever says so again and again
+    /// moves nothing.
+    pub(super) fn hear_of(&mut self, at: u64, node: NodeId, addresses: Vec<String>) {
+        if node == self.me || addresses.is_empty() || self.links.values().any(|link| link.node == node) {
+            return;
+        }
+        if self.dialer.nearby.len() >= NEARBY_MAX && !self.dialer.nearby.contains_key(&node) {
+            let directory = &self.directory;
+            self.dialer.forget_one_nearby(|node| directory.is_member(node), &mut self.dice);
+        }
+        if self.dialer.hear_of(node, addresses, at) {
+            if let Some(attempt) = self.dialer.attempts.get_mut(&DialTarget::Member(node)) {
+                attempt.not_before = attempt.not_before.min(at);
+            }
+            self.dialer.look_again();
+        }
+    }
+
     /// Dials whom it is time to dial.
     pub(super) fn dial(&mut self, at: u64) {
         if self.dialer.scan_at > at {
@@ -157,17 +230,31 @@ impl Peer {
                 }
                 free -= usize::from(self.start_dial(at, target));
             }
+            for target in self.ripe_nearby(at) {
+                if free == 0 {
+                    break;
+                }
+                free -= usize::from(self.start_dial(at, target));
+            }
         }
-        let directory = &self.directory;
-        self.dialer.attempts.retain(|target, _| match target {
-            DialTarget::Member(node) => directory.is_member(node),
-            DialTarget::Seed(_) => true,
-        });
+        self.forget_attempts();
         self.dialer.scanned_at = at;
         let attempts =
             self.dialer.attempts.values().map(|attempt| attempt.since.map_or(attempt.not_before, |since| since + DIAL_MS));
         let next = attempts.filter(|due| *due > at).chain([self.dialer.explore_at]).min();
         self.dialer.scan_at = next.unwrap_or(u64::MAX).max(at + SCAN_MS);
+    }
+
+    /// Forgets what became of those who are neither members nor seeds nor nearby any more.
+    fn forget_attempts(&mut self) {
+        let Dialer { seeds, nearby, attempts, .. } = &mut self.dialer;
+        let near = nearby.values().flat_map(|near| &near.addresses);
+        let places: BTreeSet<&String> = seeds.iter().map(|seed| &seed.address).chain(near).collect();
+        let directory = &self.directory;
+        attempts.retain(|target, attempt| match target {
+            DialTarget::Member(node) => directory.is_member(node),
+            DialTarget::Seed(address) => attempt.since.is_some() || places.contains(address),
+        });
     }
 
     fn dialing(&self) -> usize {
@@ -191,7 +278,7 @@ impl Peer {
         let linked: BTreeSet<NodeId> = self.links.values().map(|link| link.node).chain([self.me]).collect();
         // The cheap questions first: most of a large group is connected to others, or waits for its next dial.
         let candidates = self.directory.states().filter(|state| {
-            !state.addresses.is_empty()
+            (!state.addresses.is_empty() || self.dialer.nearby.contains_key(&state.node))
                 && !linked.contains(&state.node)
                 && self.is_ripe(&DialTarget::Member(state.node), at)
                 && matches!(self.directory.standing(&state.node), Standing::Accepted | Standing::Spent)
@@ -237,15 +324,42 @@ impl Peer {
         others.map(|seed| DialTarget::Seed(seed.address.clone())).filter(|target| self.is_ripe(target, at)).collect()
     }
 
+    /// Nodes nearby that are not known, in a new order each time: who lies can fill the list, and not choose who is tried last.
+    fn ripe_nearby(&mut self, at: u64) -> Vec<DialTarget> {
+        let seeds = &self.dialer.seeds;
+        let is_seed = |address: &String| seeds.iter().any(|seed| seed.address == *address);
+        let addresses = self.dialer.nearby.values().flat_map(|near| &near.addresses).filter(|address| !is_seed(address));
+        let targets: Vec<DialTarget> = addresses.cloned().map(DialTarget::Seed).collect();
+        let under_way = |target: &&DialTarget| self.dialer.attempts.get(target).is_some_and(|attempt| attempt.since.is_some());
+        let room = NEARBY_DIALS_MAX.saturating_sub(targets.iter().filter(under_way).count());
+        let mut ripe: Vec<DialTarget> = targets.into_iter().filter(|target| self.is_ripe(target, at)).collect();
+        let mut chosen = Vec::new();
+        while chosen.len() < room && !ripe.is_empty() {
+            chosen.push(ripe.swap_remove(self.dice.below(ripe.len() as u64) as usize));
+        }
+        chosen
+    }
+
+    /// Where a member is: as it says itself, and as was heard on the local network.
+    fn addresses_of(&self, node: &NodeId) -> Vec<String> {
+        let near = self.dialer.nearby.get(node).map(|near| near.addresses.as_slice()).unwrap_or_default();
+        let said = self.directory.state(node).map(|state| state.addresses.as_slice()).unwrap_or_default();
+        let mut addresses: Vec<String> = Vec::with_capacity(near.len() + said.len());
+        for at in 0..near.len().max(said.len()) {
+            for address in [said.get(at), near.get(at)].into_iter().flatten() {
+                let known = addresses.iter().any(|known| known == address || is_same_place(known, address));
+                if !known {
+                    addresses.push(address.clone());
+                }
+            }
+        }
+        addresses
+    }
+
     fn start_dial(&mut self, at: u64, target: DialTarget) -> bool {
         let (node, addresses) = match &target {
-            DialTarget::Member(node) => {
-                (Some(*node), self.directory.state(node).map(|state| state.addresses.clone()).unwrap_or_default())
-            }
-            DialTarget::Seed(address) => {
-                let seed = self.dialer.seeds.iter().find(|seed| seed.address == *address);
-                (seed.and_then(|seed| seed.node), vec![address.clone()])
-            }
+            DialTarget::Member(node) => (Some(*node), self.addresses_of(node)),
+            DialTarget::Seed(address) => (expected_at(&self.dialer.seeds, &self.dialer.nearby, address), vec![address.clone()]),
         };
         if node.is_some_and(|node| self.links.values().any(|link| link.node == node)) {
             return false;
@@ -254,4 +368,10 @@ impl Peer {
         self.outputs.push_back(Output::Dial { target, node, addresses });
         true
     }
+}
+
+/// Whether two addresses differ in naming the node only.
+fn is_same_place(a: &str, b: &str) -> bool {
+    let place = |address: &str| address.split_once("/p2p/").map_or(address.len(), |(place, _)| place.len());
+    a[..place(a)] == b[..place(b)]
 }

@@ -1,5 +1,7 @@
 //! A peer among strangers, garbage and those who ask too much.
 
+mod nearby;
+
 use super::*;
 use crate::fixtures::*;
 use crate::message::{Hello, IDS_MAX, RECORDS_BYTES_MAX, RawRecord};
