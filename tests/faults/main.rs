@@ -8,7 +8,9 @@ use std::process::ExitCode;
 
 const USAGE: &str = "usage: faults COMMAND [OPTIONS]
 
-  keys [--seed N]     canaries in names, contents and keys, looked for on disks, in memory, in logs and on the wire";
+  keys [--seed N]     canaries in names, contents and keys, looked for on disks, in memory, in logs and on the wire
+  network [--list] [--only NAME]... [--short] [--seed N]
+                      a local network that cuts, loses, delays, moves and stops, while an owner backs up and restores";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -26,6 +28,7 @@ fn main() -> ExitCode {
 fn run(words: &[String]) -> Result<bool> {
     match words.split_first() {
         Some((command, rest)) if command == "keys" => keys::run(rest),
+        Some((command, rest)) if command == "network" => backmesh_tests::faults::network::main(rest).map(|()| true),
         _ => bail!("{USAGE}"),
     }
 }

@@ -5,6 +5,8 @@
 pub mod canaries;
 pub mod debian;
 pub mod disk;
+pub mod faults;
+pub mod lan;
 pub mod messages;
 pub mod oddities;
 pub mod rsync;
@@ -34,7 +36,8 @@ pub fn program(name: &str) -> &'static Path {
 
 fn build_programs() -> Result<PathBuf> {
     let test = std::env::current_exe()?;
-    let folder = test.parent().and_then(Path::parent).context("tests run from target/PROFILE/deps")?;
+    let inside = test.parent().context("a program is in a folder")?;
+    let folder = if inside.ends_with("deps") { inside.parent().context("tests run from target/PROFILE/deps")? } else { inside };
     let mut build = Command::new(env!("CARGO"));
     build.args(["build", "--quiet", "-p", "backmesh", "-p", "backmesh-admin", "--bin", "backmesh", "--bin", "backmesh-admin"]);
     build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
@@ -100,6 +103,8 @@ pub struct Node {
     pub name: String,
     /// What its programs find in their environment besides what every node has.
     pub environment: Vec<(&'static str, OsString)>,
+    /// The network namespace that it runs in, if not that of the test.
+    pub namespace: Option<String>,
     agent: Option<Child>,
     runner: Option<Runner>,
 }
@@ -115,7 +120,15 @@ struct Runner {
 impl Node {
     /// A command on this node, with nothing of the environment that could lead elsewhere.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(self.runner.as_ref().map_or(program("backmesh"), |runner| &runner.program));
+        let program = self.runner.as_ref().map_or(program("backmesh"), |runner| &runner.program);
+        let mut command = match &self.namespace {
+            None => Command::new(program),
+            Some(namespace) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace]).arg(program);
+                command
+            }
+        };
         if let Some(runner) = &self.runner {
             command.uid(runner.number).gid(runner.number).current_dir("/");
         }
@@ -311,7 +324,7 @@ impl Group {
     /// A node that has not joined.
     pub fn blank(&self, name: &str) -> Node {
         let (state, runner) = (self.folder.path().join(name), self.runner.clone());
-        Node { state, name: name.to_owned(), environment: Vec::new(), agent: None, runner }
+        Node { state, name: name.to_owned(), environment: Vec::new(), namespace: None, agent: None, runner }
     }
 
     /// Where a node's recovery phrase is kept.
