@@ -39,18 +39,19 @@ pub struct CopysetWanted<'a> {
 
 /// The set that takes the stripe; none where a new one is to be founded.
 ///
-/// Of the sets that fit the one with most holders that are there now, then the fullest (one set after another fills up and is left
-/// alone), then the smaller id. Where no fitting set has enough holders that are there, a new one is founded if it would have them
-/// and there are not too many sets yet; else the best waits for its holders.
+/// Of the sets that fit one with enough holders that are there now, then with fewest of bad conduct, then with most that are there, then
+/// the fullest (one set after another fills up and is left alone), then the smaller id. Where no fitting set has enough holders that
+/// are there, or the best has holders of bad conduct, a new one is founded if that helps and there are not too many sets yet; else the
+/// best takes it.
 pub fn choose_copyset(known: &[KnownCopyset<'_>], wanted: &CopysetWanted<'_>) -> Option<CopysetId> {
     let request = &wanted.placement;
-    let best = known
-        .iter()
-        .filter(|set| fits(set, wanted))
-        .max_by_key(|set| (there(request, set.slots), Reverse(set.slot_bytes_left), Reverse(set.copyset)))?;
+    let best = known.iter().filter(|set| fits(set, wanted)).max_by_key(|set| {
+        let there = there(request, set.slots);
+        let stored = there >= enough(request.shape);
+        (stored, Reverse(last(request, set.slots)), there, Reverse(set.slot_bytes_left), Reverse(set.copyset))
+    })?;
     let sets = known.iter().filter(|set| set.purpose == wanted.purpose).count();
-    let stored_now = there(request, best.slots) >= enough(request.shape);
-    (stored_now || sets >= COPYSETS_MAX || !founding_helps(request)).then_some(best.copyset)
+    (sets >= COPYSETS_MAX || !founding_helps(request, best.slots)).then_some(best.copyset)
 }
 
 fn fits(set: &KnownCopyset<'_>, wanted: &CopysetWanted<'_>) -> bool {
@@ -64,9 +65,20 @@ fn fits(set: &KnownCopyset<'_>, wanted: &CopysetWanted<'_>) -> bool {
         && set.slots.iter().all(room)
 }
 
-/// Whether a new set would have enough holders that are there now.
-fn founding_helps(request: &PlacementRequest<'_>) -> bool {
-    crate::placement::place(request).is_ok_and(|slots| there(request, &slots) >= enough(request.shape))
+/// Whether a new set would have enough holders that are there now, which the best has not, or else fewer of bad conduct.
+fn founding_helps(request: &PlacementRequest<'_>, best: &[NodeId]) -> bool {
+    let stored = |slots: &[NodeId]| there(request, slots) >= enough(request.shape);
+    let (stored_now, bad_now) = (stored(best), last(request, best));
+    if stored_now && bad_now == 0 {
+        return false;
+    }
+    let helps = |slots: Vec<NodeId>| stored(&slots) && (!stored_now || last(request, &slots) < bad_now);
+    crate::placement::place(request).is_ok_and(helps)
+}
+
+/// How many of the holders are of bad conduct.
+fn last(request: &PlacementRequest<'_>, slots: &[NodeId]) -> usize {
+    slots.iter().filter(|slot| request.is_last(slot)).count()
 }
 
 fn there(request: &PlacementRequest<'_>, slots: &[NodeId]) -> usize {
@@ -81,6 +93,9 @@ fn candidate<'a>(request: &PlacementRequest<'a>, node: &NodeId) -> Option<&'a Ca
 mod tests {
     use super::*;
     use backmesh_format::MachineId;
+    use std::collections::BTreeSet;
+
+    static NOBODY: BTreeSet<NodeId> = BTreeSet::new();
 
     fn node(number: u8) -> NodeId {
         NodeId([number; 32])
@@ -105,6 +120,7 @@ mod tests {
             site_safe: false,
             slot_bytes: 1000,
             candidates,
+            last: &NOBODY,
             exempt_machines: false,
             seed: 1,
         };
@@ -172,5 +188,26 @@ mod tests {
         let sleeping: Vec<_> = group(5000).into_iter().map(|holder| Candidate { online: false, ..holder }).collect();
         check(&[set(7, &slots)], &sleeping, Some(7));
         check(&[set(7, &slots); COPYSETS_MAX], &candidates, Some(7));
+    }
+
+    #[test]
+    fn a_set_with_a_holder_of_bad_conduct_gives_way_to_one_without() {
+        let candidates = group(5000);
+        let (low, high, few) = ([1, 2, 3, 4].map(node), [5, 6, 7, 8].map(node), [1, 2, 3, 4].map(node));
+        let bad = |numbers: &[u8]| -> BTreeSet<NodeId> { numbers.iter().map(|number| node(*number)).collect() };
+        let choose = |known: &[KnownCopyset<'_>], last: &BTreeSet<NodeId>, candidates: &[Candidate]| {
+            let mut wanted = wanted(candidates);
+            wanted.placement.last = last;
+            choose_copyset(known, &wanted).map(|id| id.0[0])
+        };
+        assert_eq!(choose(&[set(7, &low), set(8, &high)], &bad(&[2]), &candidates), Some(8));
+        assert_eq!(
+            choose(&[set(7, &low), set(8, &high)], &bad(&[2, 5, 6]), &candidates),
+            None,
+            "5 of 8 are left for a better one"
+        );
+        assert_eq!(choose(&[set(7, &low)], &bad(&[2]), &candidates), None);
+        assert_eq!(choose(&[set(7, &low)], &bad(&[2]), &candidates[..4]), Some(7), "there is nobody else");
+        assert_eq!(choose(&[set(7, &few); COPYSETS_MAX], &bad(&[2]), &candidates), Some(7));
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! No clock, no disk, no socket, no chance: what varies is an argument, so that every decision can be printed, tested and simulated.
 
+pub mod conduct;
 pub mod copyset;
 pub mod health;
 pub mod level;
@@ -10,6 +11,7 @@ pub mod reshape;
 pub mod restore;
 pub mod schedule;
 
+pub use conduct::{Conduct, Deeds, Offence, Reputation};
 pub use copyset::{CopysetWanted, KnownCopyset, choose_copyset};
 pub use health::{Health, StripeView, Summary, health, stripe_health, summary};
 pub use level::{Promise, Shape, Warning, availability, enough, level_for, promise, shape};

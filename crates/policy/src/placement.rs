@@ -2,7 +2,7 @@
 //!
 //! Hard rules, checked by [`keeps_rules`]: never the owner nor its machine, no member twice, no machine twice (unless exempt), room
 //! for the shards, and where the workgroup is site-safe no site with more than n - k of them. Wishes, in this order: enough holders
-//! that are there now; no site with more than n - k; sites in proportion to their size; members of similar free space, which then
+//! that are there now; nobody who lied or stalled ([`crate::conduct`]); no site with more than n - k; sites in proportion to their size; members of similar free space, which then
 //! fill up together instead of closing a set early.
 
 use crate::level::{Shape, enough};
@@ -41,6 +41,8 @@ pub struct PlacementRequest<'a> {
     pub slot_bytes: u64,
     /// All members that are not revoked, the owner may be among them.
     pub candidates: &'a [Candidate],
+    /// Those whose conduct was bad: they hold only where others do not suffice.
+    pub last: &'a BTreeSet<NodeId>,
     /// Lets several nodes of one machine hold; for demonstrations and tests on one machine only.
     pub exempt_machines: bool,
     /// Decides between members that are equally good; the same seed gives the same answer.
@@ -81,6 +83,13 @@ pub enum PlacementError {
         /// How many machines could be used without breaking the rule.
         placeable: usize,
     },
+}
+
+impl PlacementRequest<'_> {
+    /// Whether a member holds only where others do not suffice.
+    pub(crate) fn is_last(&self, node: &NodeId) -> bool {
+        self.last.contains(node)
+    }
 }
 
 /// The holders of a new copyset, slot by slot.
@@ -146,7 +155,9 @@ fn eligible<'a>(request: &PlacementRequest<'a>) -> Vec<&'a Candidate> {
     for candidate in request.candidates.iter().filter(|candidate| may_hold(request, candidate)) {
         let machine = (candidate.machine, request.exempt_machines.then_some(candidate.node));
         let best = by_machine.entry(machine).or_insert(candidate);
-        let rank = |candidate: &Candidate| (candidate.online, candidate.free_bytes, Reverse(candidate.node));
+        let rank = |candidate: &Candidate| {
+            (candidate.online, !request.is_last(&candidate.node), candidate.free_bytes, Reverse(candidate.node))
+        };
         if rank(candidate) > rank(best) {
             *best = candidate;
         }
@@ -203,12 +214,15 @@ impl<'a, 'b> Choice<'a, 'b> {
 
     /// The first holder, by chance in proportion to free space: who offers more is asked more often.
     fn anchor(&self) -> Option<&'a Candidate> {
-        let joinable = |online: bool| {
-            let fits = move |candidate: &&'a Candidate| candidate.online == online && may_join(self.request, &[], candidate);
+        let joinable = |online: bool, last: bool| {
+            let fits = move |candidate: &&'a Candidate| {
+                let alike = candidate.online == online && self.request.is_last(&candidate.node) == last;
+                alike && may_join(self.request, &[], candidate)
+            };
             self.pool.iter().map(|(candidate, _)| *candidate).filter(fits).collect::<Vec<_>>()
         };
-        let there = joinable(true);
-        let pool = if there.is_empty() { joinable(false) } else { there };
+        let pools = [(true, false), (true, true), (false, false), (false, true)].map(|(online, last)| joinable(online, last));
+        let pool = pools.into_iter().find(|pool| !pool.is_empty()).unwrap_or_default();
         // In MiB, so that the product below stays within 128 bits for millions of candidates.
         let weight = |candidate: &Candidate| u128::from(candidate.free_bytes >> 20) + 1;
         let total: u128 = pool.iter().map(|candidate| weight(candidate)).sum();
@@ -234,7 +248,8 @@ impl<'a, 'b> Choice<'a, 'b> {
         let size = self.site_sizes.get(candidate.site.as_str()).copied().unwrap_or(1);
         let share = (at_site + 1) * 1_000_000 / size;
         let enough_there = there >= enough(self.request.shape);
-        let first = if enough_there { (crowded, !candidate.online) } else { (!candidate.online, crowded) };
+        let last = self.request.is_last(&candidate.node);
+        let first = if enough_there { (last, crowded, !candidate.online) } else { (!candidate.online, last, crowded) };
         (first, share, band(candidate).abs_diff(anchor_band), *hash)
     }
 }
@@ -271,6 +286,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    static NOBODY: BTreeSet<NodeId> = BTreeSet::new();
+
     fn node(number: u16) -> NodeId {
         let mut bytes = [0; 32];
         bytes[..2].copy_from_slice(&number.to_le_bytes());
@@ -295,6 +312,7 @@ mod tests {
             site_safe: false,
             slot_bytes: 1 << 20,
             candidates,
+            last: &NOBODY,
             exempt_machines: false,
             seed: 7,
         }
@@ -322,6 +340,30 @@ mod tests {
             chosen.sort();
             assert_eq!(chosen, (1..=u16::from(n)).map(node).collect::<Vec<_>>());
         }
+    }
+
+    /// Of so many members that are there, and so many that are not, whom a 4-of-8 takes where `last` behaved badly.
+    fn chosen(online: u16, offline: u16, last: &[u16]) -> Vec<u16> {
+        let last: BTreeSet<NodeId> = last.iter().map(|number| node(*number)).collect();
+        let away = |number: u16| Candidate { online: number <= online, ..candidate(number) };
+        let candidates: Vec<_> = (1..=online + offline).map(away).collect();
+        let request = PlacementRequest { last: &last, ..request(4, 8, &candidates) };
+        let slots = place(&request).unwrap();
+        assert!(keeps_rules(&request, &slots));
+        let mut chosen: Vec<u16> = slots.iter().map(|slot| u16::from_le_bytes([slot.0[0], slot.0[1]])).collect();
+        chosen.sort_unstable();
+        chosen
+    }
+
+    #[test]
+    fn who_behaved_badly_holds_only_where_others_do_not_suffice() {
+        assert_eq!(chosen(10, 0, &[3, 7]), [1, 2, 4, 5, 6, 8, 9, 10]);
+        assert_eq!(chosen(9, 0, &[3, 7]).iter().filter(|one| [3, 7].contains(one)).count(), 1, "nobody is left out for good");
+        assert_eq!(chosen(8, 0, &[1, 2, 3, 4, 5, 6, 7, 8]), [1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(chosen(6, 3, &[]).iter().filter(|one| **one > 6).count(), 2, "who is there comes first");
+        assert!(!chosen(7, 3, &[5]).contains(&5), "six who are there are enough; the rest is away and honest");
+        let needed = chosen(6, 3, &[5]);
+        assert!(needed.contains(&5), "without it too few would be there: {needed:?}");
     }
 
     #[test]
