@@ -104,6 +104,7 @@ async fn run_parts(options: &AgentOptions) -> anyhow::Result<Ended> {
     parts.shutdown().await;
     conversations.end(END_LIMIT).await;
     node.holder.close(END_LIMIT).await;
+    upkeep::save_conduct(&node).await;
     net.shutdown().await;
     drop(socket);
     why

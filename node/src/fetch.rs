@@ -6,11 +6,13 @@ mod patience;
 mod probe;
 mod proof;
 mod ranges;
+mod watch;
 
 pub(crate) use ask::Heads;
 pub(crate) use probe::Probe;
 pub use proof::Prover;
 
+use crate::conduct::Conducts;
 use crate::lanes::{Dialect, Lanes};
 use crate::throttle::Throttle;
 use backmesh_codec::{frame, history, seal};
@@ -19,9 +21,10 @@ use backmesh_format::index::{FramePlace, PackPlace, Place};
 use backmesh_format::keys::ChunkIdKey;
 use backmesh_format::stripe::Stripe;
 use backmesh_format::vault::{Head, HeadBody, SealedSnapshots, Snapshot, WriterCert, check_signed_by_writer};
-use backmesh_format::{ChunkId, CopysetId, NodeId, PackId, SealingKey, Signed, VaultId};
+use backmesh_format::{ChunkId, CopysetId, NodeId, PackId, PublicKey, SealingKey, Signed, VaultId};
 use backmesh_mesh::message::{READ_REPLY_FRAME_BYTES_MAX, ReadReply, ReadRequest};
 use backmesh_net::{Net, Protocol, peer_id_text};
+use backmesh_policy::{Offence, Reputation};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use patience::Patience;
@@ -207,7 +210,13 @@ pub struct Fetcher {
     names: Mutex<HashMap<NodeId, String>>,
     patience: Patience,
     pub(crate) ranks: ranges::Ranks,
+    usual: watch::Usual,
+    conducts: Arc<Conducts>,
+    acknowledged: Option<Acknowledged>,
 }
+
+/// Whether a holder has acknowledged a shard of a pack.
+pub type Acknowledged = Box<dyn Fn(&PackId, usize) -> bool + Send + Sync>;
 
 impl Fetcher {
     /// Reads `vault` over `net`, proving to each holder that this side may.
@@ -230,7 +239,20 @@ impl Fetcher {
             names: Mutex::default(),
             patience: Patience::new(PATIENCE),
             ranks: ranges::Ranks::default(),
+            usual: watch::Usual::default(),
+            conducts: Arc::default(),
+            acknowledged: None,
         }
+    }
+
+    /// Keeps what holders do wrong here, and asks those last of whom something is kept already. What a holder does not have counts
+    /// against it where it once `acknowledged` it.
+    #[must_use]
+    pub fn watched(mut self, conducts: &Arc<Conducts>, acknowledged: Acknowledged) -> Self {
+        self.lanes = self.lanes.watched(conducts);
+        self.conducts = Arc::clone(conducts);
+        self.acknowledged = Some(acknowledged);
+        self
     }
 
     /// Reads no faster than this allows.
@@ -266,14 +288,21 @@ impl Fetcher {
     }
 
     /// Learns who holds what. Sets that the vault's own writers did not sign are passed over; of two versions the higher counts.
-    pub fn learn_sets(&self, sets: impl IntoIterator<Item = Signed<Copyset>>) {
+    /// Whether there were forged ones.
+    pub fn learn_sets(&self, sets: impl IntoIterator<Item = Signed<Copyset>>) -> bool {
         let mut known = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut forged = false;
         for set in sets {
-            let newer = known.get(&set.copyset).is_none_or(|known| known.sequence < set.sequence);
-            if set.writer.vault == self.vault && newer && check_signed_by_writer(&set, &set.writer).is_ok() {
+            if known.get(&set.copyset).is_some_and(|known| known.sequence >= set.sequence) {
+                continue;
+            }
+            if set.writer.vault == self.vault && check_signed_by_writer(&set, &set.writer).is_ok() {
                 known.insert(set.copyset, Arc::new(set));
+            } else {
+                forged = true;
             }
         }
+        forged
     }
 
     /// All sets that are known.
@@ -433,32 +462,72 @@ impl Fetcher {
     pub(crate) async fn record_of(&self, place: &PackPlace) -> Result<Signed<Stripe>, FetchError> {
         let set = self.set_of(place).ok_or(FetchError::NoCopyset(place.pack))?;
         let pack = place.pack;
-        let mut asked = Vec::new();
-        for holder in self.ranks.order(&set.slots, &pack) {
-            asked.push(self.name_of(&holder));
-            let reply = self.lanes.ask(holder, move |call| ReadRequest::Stripe { call, pack }.encode()).await;
-            self.ranks.note(holder, reply.is_ok());
-            let Ok(ReadReply::Stripe { stripe: signed, .. }) = reply else { continue };
-            if !self.is_genuine(&signed, place) {
-                self.ranks.note(holder, false);
-                continue;
+        let order = self.in_order(&set.slots, &pack);
+        let mut rest = order.iter().copied();
+        let ask = |holder| self.record_at(holder, place);
+        let mut asking: FuturesUnordered<_> = rest.by_ref().take(1).map(ask).collect();
+        loop {
+            tokio::select! {
+                answer = asking.next() => match answer {
+                    Some(Some(record)) => return Ok(record),
+                    Some(None) => asking.extend(rest.next().map(ask)),
+                    None => {
+                        let asked = order.iter().map(|holder| self.name_of(holder)).collect();
+                        return Err(FetchError::NoRecord { pack, asked });
+                    }
+                },
+                // It goes on being waited for.
+                () = self.lanes.motion().pass(self.usual.hedge_after()), if rest.len() > 0 => {
+                    asking.extend(rest.next().map(ask));
+                }
             }
-            return Ok(*signed);
         }
-        Err(FetchError::NoRecord { pack, asked })
     }
 
-    /// Whether a record is the one that the index means, and one of the vault's writers signed it.
-    fn is_genuine(&self, stripe: &Signed<Stripe>, place: &PackPlace) -> bool {
-        let as_meant = stripe.vault == self.vault
-            && stripe.pack == place.pack
-            && stripe.class == place.class
-            && stripe.copyset == place.copyset;
-        let signed = |writer: &WriterCert| {
-            writer.generation == stripe.generation && writer.seat == stripe.seat && stripe.signed_by(&writer.writer)
-        };
+    /// A pack's record from one holder, if it gives it and it is genuine.
+    async fn record_at(&self, holder: NodeId, place: &PackPlace) -> Option<Signed<Stripe>> {
+        let pack = place.pack;
+        let mut slow = ranges::Passed::new(&self.ranks, holder, self.usual.hedge_after());
+        let reply = self.ask(holder, move |call| ReadRequest::Stripe { call, pack }).await;
+        slow.answered(reply.is_some());
+        let Some(ReadReply::Stripe { stripe: signed, .. }) = reply else { return None };
+        let writer = self.writer_of(&signed);
+        let as_meant = signed.vault == self.vault
+            && signed.pack == place.pack
+            && signed.class == place.class
+            && signed.copyset == place.copyset;
+        if as_meant && signed.check().is_ok() && writer.is_some_and(|writer| signed.signed_by(&writer)) {
+            return Some(*signed);
+        }
+        self.ranks.note(holder, false);
+        if !as_meant || writer.is_some() {
+            self.note(holder, Offence::Forged);
+        }
+        None
+    }
+
+    /// Holders in the order in which to ask: those of good conduct first, of these the reliable.
+    fn in_order(&self, holders: &[NodeId], pack: &PackId) -> Vec<NodeId> {
+        let mut order = self.ranks.order(holders, pack);
+        order.sort_by_cached_key(|holder| self.reputation(holder));
+        order
+    }
+
+    fn reputation(&self, holder: &NodeId) -> Reputation {
+        self.conducts.reputation(holder)
+    }
+
+    /// The writer who must have signed a record, as far as the known sets name it: one of their writers if that signed, else any of the
+    /// same generation and seat.
+    fn writer_of(&self, stripe: &Signed<Stripe>) -> Option<PublicKey> {
+        let named = |writer: &WriterCert| writer.generation == stripe.generation && writer.seat == stripe.seat;
         let sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
-        as_meant && stripe.check().is_ok() && sets.values().any(|set| signed(&set.writer))
+        let mut writers: Vec<PublicKey> = sets.values().filter(|set| named(&set.writer)).map(|set| set.writer.writer).collect();
+        drop(sets);
+        writers.sort_unstable();
+        writers.dedup();
+        let signer = writers.iter().find(|writer| stripe.signed_by(writer)).copied();
+        signer.or_else(|| writers.first().copied())
     }
 }
 

@@ -1,16 +1,19 @@
 //! Lanes: one pipelined stream per peer for requests that each get one answer. A lane opens its stream with its first request, and
-//! anew after it broke; what was under way then is answered with [`Unreachable`], never silently lost.
+//! anew after it broke; what was under way then is answered with [`Unreachable`], never silently lost. A peer that breaks the protocol,
+//! or lets the time run out, is taken notice of ([`Conducts`]).
 
+use crate::conduct::Conducts;
 use crate::throttle::{Motion, PacedWay, Throttle};
 use backmesh_format::NodeId;
-use backmesh_net::{FrameReader, FrameWriter, Net, Protocol};
+use backmesh_net::{FrameError, FrameReader, FrameWriter, Net, OpenError, Protocol};
+use backmesh_policy::Offence;
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::AbortHandle;
@@ -25,6 +28,8 @@ const LANE_UNANSWERED: usize = 64;
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 /// How long opening a stream and its greeting may take.
 const OPEN_LIMIT: Duration = Duration::from_secs(10);
+/// After a stream broke: who is still connected then did not simply go away.
+const GONE_WITHIN: Duration = Duration::from_secs(3);
 
 /// No connection to the peer, or it broke, or no answer came in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -65,6 +70,7 @@ pub struct Lanes<A> {
     lanes: Mutex<HashMap<NodeId, mpsc::Sender<Job<A>>>>,
     bytes_sent: Arc<AtomicU64>,
     way: Arc<Way>,
+    conducts: Arc<Conducts>,
 }
 
 /// What holds the lanes back, and whether something moves on any of them.
@@ -78,7 +84,21 @@ struct Way {
 impl<A: Send + 'static> Lanes<A> {
     /// Lanes over `net`; none is open yet, and nothing limits them.
     pub fn new(net: Net, dialect: Dialect<A>) -> Self {
-        Self { net, dialect: Arc::new(dialect), lanes: Mutex::default(), bytes_sent: Arc::default(), way: Arc::default() }
+        Self {
+            net,
+            dialect: Arc::new(dialect),
+            lanes: Mutex::default(),
+            bytes_sent: Arc::default(),
+            way: Arc::default(),
+            conducts: Arc::default(),
+        }
+    }
+
+    /// The same, with what peers do wrong kept here.
+    #[must_use]
+    pub fn watched(mut self, conducts: &Arc<Conducts>) -> Self {
+        self.conducts = Arc::clone(conducts);
+        self
     }
 
     /// The same with a limit for requests and one for answers.
@@ -89,7 +109,7 @@ impl<A: Send + 'static> Lanes<A> {
     }
 
     /// Whether something moves on any lane.
-    pub fn motion(&self) -> &Motion {
+    pub fn motion(&self) -> &Arc<Motion> {
         &self.way.motion
     }
 
@@ -122,38 +142,52 @@ impl<A: Send + 'static> Lanes<A> {
         self.bytes_sent.load(Ordering::Relaxed)
     }
 
+    /// Whether a request to a peer would be taken up at once: else earlier ones wait already.
+    pub fn has_room(&self, peer: NodeId) -> bool {
+        self.lane(peer).capacity() > 0
+    }
+
     fn lane(&self, peer: NodeId) -> mpsc::Sender<Job<A>> {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         let lane = lanes.entry(peer).or_insert_with(|| {
             let (sender, jobs) = mpsc::channel(LANE_WAITING);
             let (net, dialect, way) = (self.net.clone(), Arc::clone(&self.dialect), Arc::clone(&self.way));
-            tokio::spawn(run_lane(net, dialect, peer, jobs, Arc::clone(&self.bytes_sent), way));
+            let to = To { net, dialect, peer, way, conducts: Arc::clone(&self.conducts) };
+            tokio::spawn(run_lane(to, jobs, Arc::clone(&self.bytes_sent)));
             sender
         });
         lane.clone()
     }
 }
 
-async fn run_lane<A: Send + 'static>(
+/// Where a lane leads.
+struct To<A> {
     net: Net,
     dialect: Arc<Dialect<A>>,
     peer: NodeId,
-    mut jobs: mpsc::Receiver<Job<A>>,
-    bytes_sent: Arc<AtomicU64>,
     way: Arc<Way>,
-) {
+    conducts: Arc<Conducts>,
+}
+
+async fn run_lane<A: Send + 'static>(to: To<A>, mut jobs: mpsc::Receiver<Job<A>>, bytes_sent: Arc<AtomicU64>) {
     let mut open: Option<Line<A>> = None;
     while let Some(job) = jobs.recv().await {
         if open.as_ref().is_none_or(Line::is_broken) {
-            open = timeout(OPEN_LIMIT, Line::open(&net, &dialect, peer, &way)).await.ok().flatten();
+            open = Line::open(&to).await;
         }
         // Without a stream the job is dropped, and with it its answer: who waits for it learns that the peer cannot be reached.
         let Some(line) = &mut open else { continue };
+        let began = Instant::now();
         match line.send(job, jobs.is_empty()).await {
             Some(bytes) => {
                 bytes_sent.fetch_add(bytes, Ordering::Relaxed);
             }
-            None => open = None,
+            None => {
+                if began.elapsed() >= OPEN_LIMIT {
+                    to.conducts.note(to.peer, Offence::TimedOut);
+                }
+                open = None;
+            }
         }
     }
 }
@@ -170,26 +204,42 @@ struct Line<A> {
 }
 
 impl<A: Send + 'static> Line<A> {
-    async fn open(net: &Net, dialect: &Arc<Dialect<A>>, peer: NodeId, way: &Way) -> Option<Self> {
-        let (mut reader, mut writer) = net.open(peer, dialect.protocol).await.ok()?.split();
-        if let Some(greet) = &dialect.greeting {
-            (reader, writer) = greet(peer, reader, writer).await?;
-        }
+    /// Opens the stream and greets.
+    async fn open(to: &To<A>) -> Option<Self> {
+        let To { net, dialect, peer, way, conducts } = to;
+        let opening = async {
+            let (reader, writer) = net.open(*peer, dialect.protocol).await?.split();
+            match &dialect.greeting {
+                Some(greet) => Ok(greet(*peer, reader, writer).await),
+                None => Ok(Some((reader, writer))),
+            }
+        };
+        let (mut reader, mut writer) = match timeout(OPEN_LIMIT, opening).await {
+            Ok(Ok(ends)) => ends?,
+            Err(_) | Ok(Err(OpenError::Timeout(_))) => {
+                conducts.note(*peer, Offence::TimedOut);
+                return None;
+            }
+            Ok(Err(_)) => return None,
+        };
         let motion = Arc::default();
         writer.set_pace(Some(PacedWay::new(&way.sending, [&motion, &way.motion])));
         reader.set_pace(Some(PacedWay::new(&way.receiving, [&motion, &way.motion])));
         let unanswered = Unanswered::default();
         let room = Arc::new(Semaphore::new(LANE_UNANSWERED));
-        let reading = read_answers(reader, Arc::clone(dialect), Arc::clone(&unanswered), Arc::clone(&room), Arc::clone(&motion));
-        Some(Self {
-            writer,
-            calls: 0,
-            unanswered,
-            room,
-            reading: tokio::spawn(reading).abort_handle(),
-            motion,
-            protocol: dialect.protocol,
-        })
+        let answers = Answers {
+            dialect: Arc::clone(dialect),
+            unanswered: Arc::clone(&unanswered),
+            room: Arc::clone(&room),
+            motion: Arc::clone(&motion),
+        };
+        let (net, peer, conducts) = (net.clone(), *peer, Arc::clone(conducts));
+        let reading = tokio::spawn(async move {
+            let end = answers.read(reader).await;
+            tokio::spawn(judge(end, net, peer, conducts));
+        });
+        let (reading, protocol) = (reading.abort_handle(), dialect.protocol);
+        Some(Self { writer, calls: 0, unanswered, room, reading, motion, protocol })
     }
 
     fn is_broken(&self) -> bool {
@@ -224,31 +274,82 @@ impl<A> Drop for Line<A> {
     }
 }
 
-async fn read_answers<A>(
-    mut reader: FrameReader,
+/// What a stream's answers are compared with.
+struct Answers<A> {
     dialect: Arc<Dialect<A>>,
     unanswered: Unanswered<A>,
     room: Arc<Semaphore>,
     motion: Arc<Motion>,
-) {
-    loop {
-        let frame = reader.next(dialect.answer_bytes_max);
-        tokio::pin!(frame);
-        let frame = loop {
-            match motion.while_moving(ANSWER_LIMIT, &mut frame).await {
-                Some(Ok(Some(frame))) => break Some(frame),
-                None if unanswered.lock().unwrap_or_else(PoisonError::into_inner).is_empty() => {}
-                _ => break None,
+}
+
+/// Why no more answers are read.
+enum End {
+    /// Nothing was owed, or the peer said that it takes no more.
+    Clean,
+    /// Requests were not answered in time.
+    Late,
+    /// What came is no answer.
+    Nonsense,
+    /// The stream broke while answers were owed.
+    Broken,
+}
+
+impl<A> Answers<A> {
+    /// Hands answers to those who wait for them until the stream ends; nobody waits any more after that.
+    async fn read(self, mut reader: FrameReader) -> End {
+        let end = loop {
+            match self.next(&mut reader).await {
+                Ok((call, answer)) => {
+                    if let Some(waiting) = self.unanswered().remove(&call) {
+                        waiting.send(answer).ok();
+                        self.room.add_permits(1);
+                    } else {
+                        // Zero is no request's number: the stream as a whole is refused.
+                        break if call == 0 { End::Clean } else { End::Nonsense };
+                    }
+                }
+                Err(end) => break end,
             }
         };
-        if let Some(frame) = &frame {
-            tracing::trace!(protocol = %dialect.protocol, kind = frame.first(), bytes = frame.len(), "is answered");
-        }
-        let Some((call, answer)) = frame.and_then(dialect.decode) else { break };
-        if let Some(waiting) = unanswered.lock().unwrap_or_else(PoisonError::into_inner).remove(&call) {
-            waiting.send(answer).ok();
-            room.add_permits(1);
+        self.unanswered().clear();
+        end
+    }
+
+    async fn next(&self, reader: &mut FrameReader) -> Result<(u64, A), End> {
+        let frame = reader.next(self.dialect.answer_bytes_max);
+        tokio::pin!(frame);
+        let owed = || !self.unanswered().is_empty();
+        loop {
+            return match self.motion.while_moving(ANSWER_LIMIT, &mut frame).await {
+                Some(Ok(Some(frame))) => {
+                    tracing::trace!(protocol = %self.dialect.protocol, kind = frame.first(), bytes = frame.len(), "is answered");
+                    (self.dialect.decode)(frame).ok_or(End::Nonsense)
+                }
+                Some(Err(FrameError::TooLong { .. })) => Err(End::Nonsense),
+                Some(Err(FrameError::Stalled { .. })) if owed() => Err(End::Late),
+                Some(Ok(None) | Err(_)) => Err(if owed() { End::Broken } else { End::Clean }),
+                None if owed() => Err(End::Late),
+                None => continue,
+            };
         }
     }
-    unanswered.lock().unwrap_or_else(PoisonError::into_inner).clear();
+
+    fn unanswered(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<A>>> {
+        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes notice of how a stream ended.
+async fn judge(end: End, net: Net, peer: NodeId, conducts: Arc<Conducts>) {
+    match end {
+        End::Clean => {}
+        End::Late => conducts.note(peer, Offence::TimedOut),
+        End::Nonsense => conducts.note(peer, Offence::Protocol),
+        End::Broken => {
+            tokio::time::sleep(GONE_WITHIN).await;
+            if net.peers().contains(&peer) {
+                conducts.note(peer, Offence::Protocol);
+            }
+        }
+    }
 }

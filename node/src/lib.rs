@@ -7,6 +7,7 @@ pub mod backup;
 pub mod browse;
 pub mod check;
 pub mod cli;
+pub mod conduct;
 pub mod demo;
 pub mod fetch;
 pub mod greeting;

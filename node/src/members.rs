@@ -1,5 +1,6 @@
 //! The workgroup, as this node knows it: drives the peer's state machine over the network and keeps what it learns.
 
+use crate::conduct::Conducts;
 use crate::sets::Sets;
 use crate::state::State;
 use crate::vault::Vault;
@@ -8,12 +9,12 @@ use backmesh_format::charter::Level;
 use backmesh_format::keys::KeyPair;
 use backmesh_format::membership::{MemberState, Role};
 use backmesh_format::vault::VaultPointer;
-use backmesh_format::{MachineId, NodeId, Signed, UnixMillis, VaultId, WorkgroupId, limits};
+use backmesh_format::{DecodeError, MachineId, NodeId, Signed, UnixMillis, VaultId, WorkgroupId, limits};
 use backmesh_mesh::directory::{Change, Directory, DirectoryRecord};
 use backmesh_mesh::message::{MESH_FRAME_BYTES_MAX, Message, Standing as MeshStanding};
 use backmesh_mesh::peer::{Announcement, DialTarget, Input, LinkId, Moment, Output, Peer as Machine, PeerConfig, PeerEvent};
-use backmesh_net::{FrameReader, FrameWriter, Net, NetEvent, Protocol, Stream};
-use backmesh_policy::Candidate;
+use backmesh_net::{FrameError, FrameReader, FrameWriter, Net, NetEvent, Protocol, Stream};
+use backmesh_policy::{Candidate, Offence};
 use backmesh_store::{Records, RecordsError, Table};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -94,6 +95,7 @@ pub struct Members {
     view: Mutex<Option<Arc<View>>>,
     announced: Mutex<Option<(u64, Vec<NodeId>)>>,
     notice: Mutex<Option<String>>,
+    conducts: Arc<Conducts>,
     changes: mpsc::Sender<Vec<Change>>,
 }
 
@@ -126,6 +128,7 @@ impl Members {
             }
         };
         let machine = Machine::new(key, directory, PeerConfig::default(), rand::random(), now);
+        let conducts = Arc::new(Conducts::open(Arc::clone(&records))?);
         let (changes, waiting) = mpsc::channel(CHANGES_WAITING);
         std::thread::Builder::new().name("directory".to_owned()).spawn(move || keep(&records, waiting))?;
         let members = Arc::new(Self {
@@ -142,6 +145,7 @@ impl Members {
             view: Mutex::default(),
             announced: Mutex::default(),
             notice: Mutex::default(),
+            conducts,
             changes,
         });
         Ok((Arc::clone(&members), Drive { members }))
@@ -150,6 +154,18 @@ impl Members {
     /// This node.
     pub fn me(&self) -> NodeId {
         self.me
+    }
+
+    /// What members have done to this node.
+    pub fn conducts(&self) -> &Arc<Conducts> {
+        &self.conducts
+    }
+
+    /// Takes notice of what another has done, if it is a member: anyone can make any number of names for strangers.
+    pub fn note(&self, node: &NodeId, offence: Offence) {
+        if self.is_member(node) {
+            self.conducts.note(*node, offence);
+        }
     }
 
     /// What is known now.
@@ -321,6 +337,10 @@ impl Members {
                 *lock(&self.notice) = Some(text.to_owned());
                 tracing::error!("{text}");
             }
+            PeerEvent::Misbehaved { node } => {
+                tracing::warn!(%node, "a member sent forged records and was cut off");
+                self.note(node, Offence::Forged);
+            }
             other => tracing::info!(event = ?other, "the workgroup has changed"),
         }
     }
@@ -360,7 +380,7 @@ impl Members {
         let members = Arc::clone(self);
         tokio::spawn(async move {
             tokio::select! {
-                () = members.read_messages(link, reader) => {}
+                () = members.read_messages(link, node, reader) => {}
                 () = write_messages(writer, waiting) => {}
             }
             lock(&members.writers).remove(&link);
@@ -368,11 +388,19 @@ impl Members {
         });
     }
 
-    async fn read_messages(self: &Arc<Self>, link: LinkId, mut reader: FrameReader) {
-        while let Ok(Some(frame)) = reader.next(MESH_FRAME_BYTES_MAX).await {
-            match Message::decode(&frame) {
-                Ok(message) => self.handle(Input::Message { link, message }),
-                Err(error) => self.handle(Input::Malformed { link, error }),
+    async fn read_messages(self: &Arc<Self>, link: LinkId, node: NodeId, mut reader: FrameReader) {
+        loop {
+            match reader.next(MESH_FRAME_BYTES_MAX).await.map(|frame| frame.map(|frame| Message::decode(&frame))) {
+                Ok(Some(Ok(message))) => self.handle(Input::Message { link, message }),
+                Ok(Some(Err(error))) => {
+                    // A later program may say what this one does not know; that is no offence.
+                    if !matches!(error, DecodeError::Version { .. } | DecodeError::Flags { .. }) {
+                        self.note(&node, Offence::Protocol);
+                    }
+                    self.handle(Input::Malformed { link, error });
+                }
+                Err(FrameError::TooLong { .. }) => return self.note(&node, Offence::Protocol),
+                Ok(None) | Err(_) => return,
             }
         }
     }

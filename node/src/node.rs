@@ -13,7 +13,7 @@ use crate::state::{Config, State};
 use crate::throttle::Throttles;
 use crate::vault::Vault;
 use backmesh_control::Failure;
-use backmesh_format::NodeId;
+use backmesh_format::{NodeId, PackId};
 use backmesh_mesh::message::{STORE_REPLY_FRAME_BYTES_MAX, StoreReply};
 use backmesh_net::{Net, Protocol};
 use backmesh_store::{
@@ -73,6 +73,7 @@ pub struct Node {
     stat_cache: StatCache,
     ending: watch::Sender<Going>,
     spoilt: AtomicBool,
+    heads: Mutex<HashMap<NodeId, u64>>,
 }
 
 impl Node {
@@ -100,13 +101,17 @@ impl Node {
             decode: |frame| StoreReply::decode(&frame).ok().map(|reply| (reply.call(), reply)),
             greeting: None,
         };
-        let outgoing = Arc::new(Lanes::new(net.clone(), dialect).limited(Arc::clone(&throttles.upload), Arc::default()));
+        let outgoing = Arc::new(
+            Lanes::new(net.clone(), dialect).limited(Arc::clone(&throttles.upload), Arc::default()).watched(members.conducts()),
+        );
         let (spool, damaged) = Spool::open(Arc::clone(&disk), &files.spool_path())?;
         damaged.iter().for_each(|problem| tracing::warn!("{problem}"));
         let spool = Arc::new(spool);
         let outbox = Arc::new(Outbox::open(spool, Arc::clone(&index), Arc::clone(&outgoing), Arc::clone(&sets))?);
         let fetcher = Fetcher::new(net.clone(), vault.prover(), vault.unsealing.clone(), vault.id_key.clone());
-        let fetcher = fetcher.limited(&throttles.download);
+        let kept = Arc::clone(&outbox);
+        let acknowledged = Box::new(move |pack: &PackId, shard| kept.is_acknowledged(pack, shard));
+        let fetcher = fetcher.limited(&throttles.download).watched(members.conducts(), acknowledged);
         fetcher.learn_sets(sets.all().iter().map(|set| (**set).clone()));
         let holder = Holder::open(&disk, &files, records, Arc::clone(&members), config.offer_bytes)?;
         Ok(Self {
@@ -129,6 +134,7 @@ impl Node {
             config: Mutex::new(config),
             ending,
             spoilt: AtomicBool::new(false),
+            heads: Mutex::default(),
         })
     }
 
@@ -150,6 +156,19 @@ impl Node {
             held.entry(holder).and_modify(|held| *held = held.saturating_sub(count));
         }
         held
+    }
+
+    /// A holder has accepted the head of this number.
+    pub(crate) fn note_head(&self, holder: NodeId, sequence: u64) {
+        let mut heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = heads.entry(holder).or_default();
+        *known = sequence.max(*known);
+    }
+
+    /// Whether a holder has accepted the head of this number, or a later one, since the agent started.
+    pub(crate) fn has_head(&self, holder: &NodeId, sequence: u64) -> bool {
+        let heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
+        heads.get(holder).is_some_and(|known| *known >= sequence)
     }
 
     /// What the configuration says now.

@@ -363,6 +363,11 @@ impl Outbox {
         pack.acknowledged.len() - refusing.count() < pack.needed()
     }
 
+    /// Whether a shard's holder has acknowledged it, as far as is known: what has left the spool was acknowledged by all.
+    pub fn is_acknowledged(&self, pack: &PackId, shard: usize) -> bool {
+        lock(&self.waiting).get(pack).is_none_or(|waiting| waiting.acknowledged.get(shard).is_some_and(|is| *is))
+    }
+
     /// For each pack on its way, how many of its shards are not at their holders.
     pub fn missing_by_pack(&self) -> HashMap<PackId, usize> {
         lock(&self.waiting).iter().map(|(pack, waiting)| (*pack, waiting.acknowledged.len() - waiting.have())).collect()

@@ -8,11 +8,11 @@ use backmesh_format::pack::SizeClass;
 use backmesh_format::stripe::{Purpose, shard_bytes};
 use backmesh_format::{CopysetId, NodeId, Signed, Wire};
 use backmesh_policy::{
-    CopysetWanted, KnownCopyset, PlacementError, PlacementRequest, Shape, choose_copyset, enough, level_for, members_that_count,
-    place, shape,
+    CopysetWanted, KnownCopyset, Offence, PlacementError, PlacementRequest, Shape, choose_copyset, enough, level_for,
+    members_that_count, place, shape,
 };
 use backmesh_store::{Records, RecordsError, Table};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use thiserror::Error;
 
@@ -115,6 +115,11 @@ impl Sets {
         self.members.is_connected(holder)
     }
 
+    /// Takes notice of what a holder has done.
+    pub fn note(&self, holder: &NodeId, offence: Offence) {
+        self.members.note(holder, offence);
+    }
+
     /// Whether a holder was told of a set since the agent started.
     pub fn is_announced(&self, holder: &NodeId, set: &Copyset) -> bool {
         lock(&self.announced).contains(&(*holder, set.copyset, set.sequence))
@@ -148,7 +153,8 @@ impl Sets {
     pub fn for_pack(&self, purpose: Purpose, class: SizeClass) -> Result<(Arc<Signed<Copyset>>, Shape), SetsError> {
         let view = self.members.view();
         let level = level_for(purpose, view.level);
-        let mut request = self.request(&view);
+        let last = self.members.conducts().last();
+        let mut request = self.request(&view, &last);
         request.shape = shape(level, members_that_count(&request)).ok_or(SetsError::Alone)?;
         let shard = u64::from(shard_bytes(class, request.shape.k));
         request.slot_bytes = SLOT_BYTES_MIN.max(shard);
@@ -190,11 +196,12 @@ impl Sets {
     /// How stripes of data are coded now; none where nobody could hold them.
     pub fn shape_now(&self) -> Option<Shape> {
         let view = self.members.view();
-        let request = self.request(&view);
+        let nobody = BTreeSet::new();
+        let request = self.request(&view, &nobody);
         shape(level_for(Purpose::Data, view.level), members_that_count(&request))
     }
 
-    fn request<'a>(&self, view: &'a View) -> PlacementRequest<'a> {
+    fn request<'a>(&self, view: &'a View, last: &'a BTreeSet<NodeId>) -> PlacementRequest<'a> {
         PlacementRequest {
             owner: self.members.me(),
             owner_machine: view.machine,
@@ -202,6 +209,7 @@ impl Sets {
             site_safe: view.site_safe,
             slot_bytes: SLOT_BYTES_MIN,
             candidates: &view.candidates,
+            last,
             exempt_machines: false,
             seed: u64::from_le_bytes(self.members.me().0[..8].try_into().unwrap_or_default()),
         }

@@ -2,11 +2,12 @@
 
 use crate::node::Node;
 use backmesh_control::{
-    NodeStatus, PeerInfo, PeersResult, ShelfStatus, Standing, StatusResult, Time, VaultHealth, VaultStatus, WorkgroupStatus,
+    DeedInfo, DeedKind, NodeStatus, PeerInfo, PeersResult, ShelfStatus, Standing, StatusResult, Time, Treatment, VaultHealth,
+    VaultStatus, WorkgroupStatus,
 };
 use backmesh_format::vault::HeadBody;
 use backmesh_net::peer_id_text;
-use backmesh_policy::{Health, Shape, StripeView, health, promise};
+use backmesh_policy::{Deeds, Health, Offence, Reputation, Shape, StripeView, health, promise};
 use std::sync::Arc;
 
 /// How the node, its workgroup, its vault and its shelf are.
@@ -97,6 +98,28 @@ fn vault_health(node: &Node, packs: &[backmesh_store::KnownPack]) -> VaultHealth
     }
 }
 
+fn treatment(reputation: Reputation) -> Treatment {
+    match reputation {
+        Reputation::Good => Treatment::Good,
+        Reputation::Slow => Treatment::Slow,
+        Reputation::Untrusted => Treatment::Untrusted,
+    }
+}
+
+fn deed((offence, deeds): (Offence, Deeds)) -> DeedInfo {
+    let kind = match offence {
+        Offence::WrongBytes => DeedKind::WrongBytes,
+        Offence::Forged => DeedKind::ForgedRecords,
+        Offence::Lost => DeedKind::LostShards,
+        Offence::OldHead => DeedKind::OldHead,
+        Offence::Protocol => DeedKind::BrokeProtocol,
+        Offence::TimedOut => DeedKind::TimedOut,
+        Offence::Stalled => DeedKind::Stalled,
+        Offence::Refused => DeedKind::Refused,
+    };
+    DeedInfo { kind, count: deeds.count.into(), last: Time(deeds.last) }
+}
+
 /// All members, this node first.
 pub async fn peers(node: &Arc<Node>) -> PeersResult {
     let view = node.members.view();
@@ -117,6 +140,8 @@ pub async fn peers(node: &Arc<Node>) -> PeersResult {
             free_bytes: peer.free_bytes,
             shards_held: held.get(&peer.node).copied().unwrap_or(0),
             seen_at: peer.seen_at.map(Time),
+            treatment: treatment(node.members.conducts().reputation(&peer.node)),
+            conduct: node.members.conducts().deeds(&peer.node).into_iter().map(deed).collect(),
         };
         let mut peers: Vec<PeerInfo> = view.peers.iter().map(info).collect();
         peers.sort_by(|a, b| b.me.cmp(&a.me).then_with(|| a.name.cmp(&b.name)).then_with(|| a.node.cmp(&b.node)));

@@ -4,36 +4,64 @@
 use crate::backup::{Given, send_head};
 use crate::node::Node;
 use backmesh_format::NodeId;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::timeout;
 
 /// How often the agent looks. A holder that comes back is served within this time.
 const EVERY: Duration = Duration::from_secs(5);
+/// How long a holder may take to accept a head here; it is offered again after that.
+const HEAD_LIMIT: Duration = Duration::from_secs(30);
 
 /// Runs until the task is dropped.
 pub async fn run(node: Arc<Node>) {
-    let mut heads: HashMap<NodeId, u64> = HashMap::new();
+    tokio::join!(look(&node), bring_heads(&node));
+}
+
+async fn look(node: &Arc<Node>) {
     loop {
         if !node.taking_over {
-            if !node.schedule.spares_network(&node) {
+            if !node.schedule.spares_network(node) {
                 node.outbox.retry();
             }
-            bring_heads(&node, &mut heads).await;
             node.members.announce_vault(&node.vault, &node.sets);
         }
+        save_conduct(node).await;
         node.members.announce_self(node.holder.offered_bytes(), node.holder.free_bytes());
         tokio::time::sleep(EVERY).await;
     }
 }
 
-/// Offers the newest head to each holder that has not had it from this agent, once per start and head.
-async fn bring_heads(node: &Arc<Node>, given: &mut HashMap<NodeId, u64>) {
-    let Some(head) = node.vault.head() else { return };
-    for holder in node.sets.holders() {
-        let due = given.get(&holder) != Some(&head.sequence) && node.members.is_connected(&holder);
-        if due && !matches!(send_head(node, holder, &head).await, Given::Unreachable) {
-            given.insert(holder, head.sequence);
+/// Writes what members have done since the last look. The disk may be full or asleep; then it is written later.
+pub(crate) async fn save_conduct(node: &Arc<Node>) {
+    let conducts = Arc::clone(node.members.conducts());
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || conducts.save()).await {
+        tracing::warn!("what members did wrong cannot be kept now: {error}");
+    }
+}
+
+/// Offers the newest head to each holder that has not had it from this agent, once per start and head. Holders are asked side by side:
+/// one that does not answer keeps the head from nobody.
+async fn bring_heads(node: &Arc<Node>) {
+    let mut given: HashMap<NodeId, u64> = HashMap::new();
+    loop {
+        if let Some(head) = node.vault.head().filter(|_| !node.taking_over) {
+            let due = node.sets.holders().into_iter();
+            let due = due.filter(|holder| given.get(holder) != Some(&head.sequence) && node.members.is_connected(holder));
+            let giving = due.map(|holder| {
+                let head = &head;
+                async move { (holder, timeout(HEAD_LIMIT, send_head(node, holder, head)).await) }
+            });
+            let mut giving: FuturesUnordered<_> = giving.collect();
+            while let Some((holder, answer)) = giving.next().await {
+                if answer.is_ok_and(|answer| !matches!(answer, Given::Unreachable)) {
+                    given.insert(holder, head.sequence);
+                }
+            }
         }
+        tokio::time::sleep(EVERY).await;
     }
 }

@@ -464,6 +464,64 @@ pub struct PeerInfo {
     /// When it was heard of last, by its own word.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seen_at: Option<Time>,
+    /// How this node treats it, by what it has seen it do.
+    #[serde(default, skip_serializing_if = "Treatment::is_good")]
+    pub treatment: Treatment,
+    /// What this node has seen it do wrong and has not forgotten yet, the gravest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conduct: Vec<DeedInfo>,
+}
+
+/// How a member is treated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Treatment {
+    /// As everyone.
+    #[default]
+    Good,
+    /// It was too often late: it is asked last, and gets new stripes only where others do not suffice.
+    Slow,
+    /// It lied: the same, for longer.
+    Untrusted,
+}
+
+impl Treatment {
+    fn is_good(&self) -> bool {
+        *self == Self::Good
+    }
+}
+
+/// What a member did wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeedInfo {
+    /// What.
+    pub kind: DeedKind,
+    /// How often.
+    pub count: u64,
+    /// When last, by this node's clock.
+    pub last: Time,
+}
+
+/// The kinds of what members do wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeedKind {
+    /// It gave bytes that are not those of their root.
+    WrongBytes,
+    /// It gave records that others did not sign.
+    ForgedRecords,
+    /// It does not have shards that it acknowledged.
+    LostShards,
+    /// It gave a head older than one that it had accepted.
+    OldHead,
+    /// It sent what means nothing, answered what was not asked, broke off, or opened more than it may.
+    BrokeProtocol,
+    /// It did not answer in time.
+    TimedOut,
+    /// It answered so late that others were asked, or took no shards while others did.
+    Stalled,
+    /// It refused what it should do.
+    Refused,
 }
 
 /// What a certificate is worth.

@@ -31,9 +31,9 @@ mod time;
 
 pub use admin::{CharterResult, CreateResult, InviteResult};
 pub use answer::{
-    Answer, BackupResult, DemoHolder, DemoReport, DemoStep, EntryInfo, EntryKind, JoinResult, LsResult, NodeStatus, PeerInfo,
-    PeersResult, PlanItem, PlannedAction, RestoreResult, ShelfStatus, SnapshotInfo, SnapshotsResult, Standing, StatusResult,
-    VaultHealth, VaultStatus, WorkgroupStatus,
+    Answer, BackupResult, DeedInfo, DeedKind, DemoHolder, DemoReport, DemoStep, EntryInfo, EntryKind, JoinResult, LsResult,
+    NodeStatus, PeerInfo, PeersResult, PlanItem, PlannedAction, RestoreResult, ShelfStatus, SnapshotInfo, SnapshotsResult,
+    Standing, StatusResult, Treatment, VaultHealth, VaultStatus, WorkgroupStatus,
 };
 pub use browse::{
     ChangeInfo, ChangeKind, DiffResult, DiffSums, DumpResult, FindRequest, FindResult, FindSums, FoundInfo, SnapshotStats,

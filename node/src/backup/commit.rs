@@ -4,6 +4,7 @@
 use super::BackupError;
 use super::packing::{Packing, Packs};
 use crate::node::Node;
+use crate::throttle::Motion;
 use crate::vault::Listed;
 use backmesh_codec::frame::FrameDraft;
 use backmesh_codec::segment::{SegmentError, SegmentWriter, plan_merge};
@@ -161,28 +162,34 @@ pub(crate) async fn commit_head(node: &Arc<Node>, snapshot: Snapshot) -> Result<
     let head = tokio::task::spawn_blocking(move || signer.sign_head(&sealing)).await.map_err(|_| BackupError::Stopped)??;
     let holders = node.sets.holders();
     let needed = node.sets.heads_needed();
-    let mut asking: FuturesUnordered<_> = holders.iter().map(|holder| send_head(node, *holder, &head)).collect();
+    let asking = holders.iter().map(|holder| send_head(node, *holder, &head)).collect();
+    gather(asking, needed, node.outgoing.motion(), (HEAD_LIMIT, HEAD_DEADLINE)).await?;
+    node.vault.accept_head(&head, body)?;
+    Ok(head)
+}
+
+/// Waits until so many holders have accepted a head, or no more will.
+async fn gather(
+    mut asking: FuturesUnordered<impl Future<Output = Given>>,
+    needed: usize,
+    motion: &Motion,
+    (limit, deadline): (Duration, Duration),
+) -> Result<(), BackupError> {
     let (mut accepted, mut refused) = (0, None);
     let answers = async {
-        while let Some(Some(given)) = node.outgoing.motion().while_moving(HEAD_LIMIT, asking.next()).await {
+        while accepted < needed
+            && let Some(Some(given)) = motion.while_moving(limit, asking.next()).await
+        {
             match given {
                 Given::Accepted => accepted += 1,
                 Given::Refused(text) => refused = Some(text),
                 Given::Unreachable => {}
             }
-            if accepted >= needed {
-                break;
-            }
         }
     };
     // A holder that keeps the line moving and never answers must not keep the backup.
-    let _ = tokio::time::timeout(HEAD_DEADLINE, answers).await;
-    drop(asking);
-    if accepted < needed {
-        return Err(BackupError::TooFewHeads { accepted, needed, refused });
-    }
-    node.vault.accept_head(&head, body)?;
-    Ok(head)
+    let _ = tokio::time::timeout(deadline, answers).await;
+    if accepted < needed { Err(BackupError::TooFewHeads { accepted, needed, refused }) } else { Ok(()) }
 }
 
 /// What became of a head at a holder.
@@ -197,9 +204,12 @@ pub(crate) enum Given {
 
 /// Gives a holder the head.
 pub(crate) async fn send_head(node: &Node, holder: NodeId, head: &Signed<Head>) -> Given {
-    let head = Box::new(head.clone());
+    let (head, sequence) = (Box::new(head.clone()), head.sequence);
     match node.outgoing.ask(holder, move |call| StoreRequest::Head { call, head }.encode_parts().0).await {
-        Ok(StoreReply::Done { .. }) => Given::Accepted,
+        Ok(StoreReply::Done { .. }) => {
+            node.note_head(holder, sequence);
+            Given::Accepted
+        }
         Ok(StoreReply::Refused { text, .. }) => {
             tracing::warn!(%holder, "a holder refused a head: {text}");
             Given::Refused(text)
@@ -211,8 +221,34 @@ pub(crate) async fn send_head(node: &Node, holder: NodeId, head: &Signed<Head>) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::throttle::PacedWay;
     use backmesh_format::vault::SealedSnapshots;
     use backmesh_format::wire::Bytes;
+    use backmesh_net::Pace;
+
+    /// Something moves on the line to a holder all the time, as with one that sends a byte now and then, and no answer comes of it.
+    #[tokio::test]
+    async fn a_head_that_is_never_answered_does_not_keep_the_backup() {
+        let motion = Arc::new(Motion::default());
+        let way = PacedWay::new(&Arc::default(), [&motion, &Arc::default()]);
+        let limits = (Duration::from_millis(200), Duration::from_secs(1));
+        let moving = async {
+            loop {
+                assert!(way.moved(1).is_none());
+                tokio::time::sleep(limits.0 / 10).await;
+            }
+        };
+        let answer = |accepts| async move { if accepts { Given::Accepted } else { std::future::pending().await } };
+        let asking = |answers: &[bool]| answers.iter().map(|accepts| answer(*accepts)).collect();
+        gather(asking(&[true, false, true]), 2, &motion, limits).await.unwrap();
+        tokio::select! {
+            failed = gather(asking(&[true, false, false]), 2, &motion, limits) => {
+                assert!(matches!(failed, Err(BackupError::TooFewHeads { accepted: 1, needed: 2, .. })), "{failed:?}");
+            }
+            () = moving => {}
+            () = tokio::time::sleep(60 * limits.1) => panic!("it is waited for beyond all limits"),
+        }
+    }
 
     /// However often the key came and went, a page of older snapshots holds as many as were to be moved.
     #[test]

@@ -5,6 +5,7 @@ use crate::fetch::Heads;
 use backmesh_control::{HeadCheck, Phase, Progress};
 use backmesh_format::vault::Head;
 use backmesh_format::{NodeId, Signed};
+use backmesh_policy::Offence;
 use futures::StreamExt;
 
 /// Holders asked side by side.
@@ -31,6 +32,9 @@ impl Check<'_> {
                 head.same += 1;
             } else {
                 head.behind.push(self.name(&holder));
+                if self.node.has_head(&holder, own.sequence) {
+                    self.node.members.note(&holder, Offence::OldHead);
+                }
             }
             if newest.is_some_and(|newest| newest > own_place) {
                 let name = self.name(&holder);

@@ -2,13 +2,14 @@
 
 mod check;
 mod manners;
+mod peers;
 mod rules;
 
 use super::output::local_time;
 use crate::units::{count, display_size};
 use backmesh_control::{
-    Answer, BackupResult, DemoReport, EntryInfo, EntryKind, JoinResult, KeyResult, PathText, PeerInfo, PlanItem, PlannedAction,
-    ProtectedFolder, RestoreResult, SnapshotInfo, Standing, StatusResult, escape,
+    Answer, BackupResult, DemoReport, EntryInfo, EntryKind, JoinResult, KeyResult, PathText, PlanItem, PlannedAction,
+    ProtectedFolder, RestoreResult, SnapshotInfo, StatusResult, escape,
 };
 use std::io::IsTerminal;
 
@@ -26,7 +27,7 @@ pub(super) fn answer(answer: &Answer, heading: bool, more: bool) -> String {
         Answer::Restore(result) => restore(result, more),
         Answer::Stats(result) => super::stats::text(result, std::io::stdout().is_terminal()),
         Answer::Status(result) => status(result),
-        Answer::Peers(result) => list(heading, PEER_HEADING, result.peers.iter().map(peer)),
+        Answer::Peers(result) => peers::text(result, heading),
         Answer::Join(result) => join(result),
         Answer::Protect(result) => rules::protect(result),
         Answer::Check(result) => check::text(result),
@@ -242,30 +243,6 @@ fn status(result: &StatusResult) -> String {
     lines.concat()
 }
 
-const PEER_HEADING: &str = "node      state      by    offered    free       site        name\n";
-
-fn peer(info: &PeerInfo) -> String {
-    let state = match info.standing {
-        Standing::Accepted if info.me => "me",
-        Standing::Accepted if info.connected => "connected",
-        Standing::Accepted => "away",
-        Standing::Waiting => "waiting",
-        Standing::Spent => "spent",
-        Standing::Expired => "expired",
-        Standing::Revoked => "revoked",
-    };
-    format!(
-        "{:<9} {:<10} {:<5} {:<10} {:<10} {:<11} {}\n",
-        short(&info.node),
-        state,
-        text(info.transport.as_deref().unwrap_or("-")),
-        display_size(info.offered_bytes),
-        display_size(info.free_bytes),
-        text(&info.site),
-        text(&info.name),
-    )
-}
-
 fn join(result: &JoinResult) -> String {
     let mut lines = format!(
         "joined {} as {}\nnode   {}\nvault  {}\noffer  {}\n",
@@ -349,22 +326,5 @@ mod tests {
         let folder = ProtectedFolder { path: PathText::new(b"/a\x1b[2J\n/b\xff"), ..ProtectedFolder::default() };
         let result = ProtectResult { protected: vec![folder], ..ProtectResult::default() };
         assert_eq!(answer(&Answer::Protect(result), true, false), "protected /a\\u{1b}[2J\\n/b\\xff\n");
-        let info = PeerInfo {
-            node: "\x1b]0;x".into(),
-            peer_id: String::new(),
-            name: "\u{202e}evil\r".into(),
-            site: "\x07".into(),
-            me: false,
-            standing: Standing::Accepted,
-            connected: true,
-            transport: Some("quic".into()),
-            addresses: Vec::new(),
-            offered_bytes: 0,
-            free_bytes: 0,
-            shards_held: 0,
-            seen_at: None,
-        };
-        let line = peer(&info);
-        assert!(line.trim_end_matches('\n').chars().all(|c| !c.is_control()) && !line.contains('\u{202e}'), "{line:?}");
     }
 }

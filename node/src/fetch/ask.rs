@@ -6,6 +6,7 @@ use backmesh_format::membership::MemberState;
 use backmesh_format::vault::{Head, VaultPointer, check_signed_by_writer};
 use backmesh_format::{NodeId, PublicKey, Signed};
 use backmesh_mesh::message::{ReadReply, ReadRequest};
+use backmesh_policy::Offence;
 use std::collections::HashSet;
 use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -43,6 +44,9 @@ impl Fetcher {
                 let hash = head.hash();
                 after = Some(hash);
                 let genuine = head.writer.vault == self.vault && check_signed_by_writer(&head, &head.writer).is_ok();
+                if !genuine {
+                    self.note(holder, Offence::Forged);
+                }
                 if seen.insert(hash) && genuine {
                     heads.push(head);
                 }
@@ -65,7 +69,9 @@ impl Fetcher {
             let before = seen.len();
             after = sets.last().map(|set| set.copyset);
             seen.extend(sets.iter().map(|set| set.copyset));
-            self.learn_sets(sets);
+            if self.learn_sets(sets) {
+                self.note(holder, Offence::Forged);
+            }
             if !more || seen.len() == before || seen.len() >= SETS_MAX {
                 return true;
             }
@@ -81,6 +87,9 @@ impl Fetcher {
                     pointer.writer.vault == self.vault && check_signed_by_writer(pointer, &pointer.writer).is_ok()
                 };
                 let own = |state: &Signed<MemberState>| state.signed_by(&PublicKey(state.node.0));
+                if !pointers.iter().all(genuine) || !states.iter().all(own) {
+                    self.note(member, Offence::Forged);
+                }
                 Some((pointers.into_iter().filter(genuine).collect(), states.into_iter().filter(own).collect()))
             }
             _ => None,

@@ -5,6 +5,7 @@ use backmesh_codec::tree;
 use backmesh_format::stripe::{KeySlot, Stripe};
 use backmesh_format::{CopysetId, NodeId, PackId};
 use backmesh_mesh::message::{ReadReply, ReadRequest};
+use backmesh_policy::Offence;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -42,16 +43,24 @@ impl Fetcher {
         let (pack, bytes) = (stripe.pack, stripe.shard_bytes);
         let request =
             move |call| ReadRequest::Range { call, pack, shard: shard as u8, offset: 0, bytes, with_stripe: false }.encode();
-        match timeout(ANSWER_LIMIT, self.lanes.ask(holder, request)).await {
-            Ok(Ok(ReadReply::Range { proof, .. })) => {
-                self.bytes_fetched.fetch_add(proof.len() as u64, Ordering::Relaxed);
-                let root = stripe.shard_roots.get(shard);
-                let proven = root.and_then(|root| tree::verify(root, bytes.into(), 0..bytes.into(), &proof).ok());
-                proven.map_or(Probe::Damaged, Probe::Proven)
+        let reply = match timeout(ANSWER_LIMIT, self.lanes.ask(holder, request)).await {
+            Ok(Ok(reply)) => reply,
+            Ok(Err(_)) => return Probe::Silent,
+            Err(_) => {
+                self.note(holder, Offence::TimedOut);
+                return Probe::Silent;
             }
-            Ok(Ok(ReadReply::Refused { .. })) | Ok(Err(_)) | Err(_) => Probe::Silent,
-            Ok(Ok(_)) => Probe::Damaged,
+        };
+        if let ReadReply::Range { proof, .. } = &reply {
+            self.bytes_fetched.fetch_add(proof.len() as u64, Ordering::Relaxed);
+            let root = stripe.shard_roots.get(shard);
+            let proven = root.and_then(|root| tree::verify(root, bytes.into(), 0..bytes.into(), proof).ok());
+            if let Some(bytes) = proven {
+                return Probe::Proven(bytes);
+            }
         }
+        self.note_bad_answer(holder, &pack, shard, &reply);
+        if matches!(reply, ReadReply::Refused { .. }) { Probe::Silent } else { Probe::Damaged }
     }
 
     /// The key of a pack, where one that opens it is here.

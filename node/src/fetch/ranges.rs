@@ -4,7 +4,8 @@ use super::{FetchError, Fetcher, OpenStripe};
 use backmesh_codec::{stripe as coding, tree};
 use backmesh_format::index::PackPlace;
 use backmesh_format::{NodeId, PackId};
-use backmesh_mesh::message::{ReadReply, ReadRequest};
+use backmesh_mesh::message::{ReadReply, ReadRequest, Refusal};
+use backmesh_policy::Offence;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use std::collections::HashMap;
@@ -12,10 +13,10 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+use tokio::time::Instant;
 
-/// How long a holder may take before another shard is asked for beside its own. It goes on being waited for. Under a limit of this
-/// node that holds answers back, nobody is slow.
-const HEDGE_AFTER: Duration = Duration::from_millis(1500);
+/// How many failures make a holder one whose shard is asked for together with others.
+const DOUBTFUL: u32 = 8;
 
 /// How holders have answered so far: who failed last is asked last.
 #[derive(Default)]
@@ -43,6 +44,33 @@ impl Ranks {
     }
 }
 
+/// A question to a holder. Whoever has not answered in good time when nobody waits any more did not answer well.
+pub(super) struct Passed<'a> {
+    ranks: &'a Ranks,
+    holder: NodeId,
+    late_at: Instant,
+    answered: bool,
+}
+
+impl<'a> Passed<'a> {
+    pub(super) fn new(ranks: &'a Ranks, holder: NodeId, good_time: Duration) -> Self {
+        Self { ranks, holder, late_at: Instant::now() + good_time, answered: false }
+    }
+
+    pub(super) fn answered(&mut self, well: bool) {
+        self.answered = true;
+        self.ranks.note(self.holder, well);
+    }
+}
+
+impl Drop for Passed<'_> {
+    fn drop(&mut self) {
+        if !self.answered && Instant::now() >= self.late_at {
+            self.ranks.note(self.holder, false);
+        }
+    }
+}
+
 impl Fetcher {
     /// A range of a pack's bytes.
     pub(super) async fn range(&self, stripe: &OpenStripe, range: Range<u32>) -> Result<Vec<u8>, FetchError> {
@@ -66,13 +94,21 @@ impl Fetcher {
         Ok(whole)
     }
 
-    /// A range of a data shard: from its holder, or decoded from others where that one fails or is slow.
+    /// A range of a data shard: from its holder, or decoded from others where that one fails, is slow or is known for it.
     async fn data_piece(&self, stripe: &OpenStripe, shard: usize, range: Range<u32>) -> Result<Vec<u8>, FetchError> {
+        let holder = self.holder(stripe, shard);
+        if holder.is_some_and(|holder| self.reputation(&holder).is_last()) {
+            return match self.decoded_piece(stripe, shard, range.clone(), false).await {
+                Ok(bytes) => Ok(bytes),
+                Err(error) => self.shard_piece(stripe, shard, range).await.ok_or(error),
+            };
+        }
         let own = self.shard_piece(stripe, shard, range.clone());
         tokio::pin!(own);
-        let trusted = self.holder(stripe, shard).is_some_and(|holder| self.ranks.failures(&holder) < 8);
+        let trusted = holder.is_some_and(|holder| self.ranks.failures(&holder) < DOUBTFUL);
         let first = if trusted {
-            tokio::select! { bytes = &mut own => Some(bytes), () = self.lanes.motion().pass(HEDGE_AFTER) => None }
+            let hedge = self.lanes.motion().pass(self.usual.hedge_after());
+            tokio::select! { bytes = &mut own => Some(bytes), () = hedge => None }
         } else {
             None
         };
@@ -106,7 +142,9 @@ impl Fetcher {
     ) -> Result<Vec<u8>, FetchError> {
         let (k, n) = (usize::from(stripe.record.k), stripe.record.n());
         let mut order: Vec<usize> = (0..n).filter(|shard| *shard != wanted).collect();
-        order.sort_by_key(|shard| self.holder(stripe, *shard).map_or(u32::MAX, |holder| self.ranks.failures(&holder)));
+        order.sort_by_cached_key(|shard| {
+            self.holder(stripe, *shard).map(|holder| (self.reputation(&holder), self.ranks.failures(&holder))).ok_or(())
+        });
         let mut rest = order.into_iter();
         let ask = |shard: usize| {
             let range = range.clone();
@@ -129,7 +167,7 @@ impl Fetcher {
                     }
                     None => return Err(self.too_few(stripe, have, &missing)),
                 },
-                () = self.lanes.motion().pass(HEDGE_AFTER), if rest.len() > 0 => asking.extend(rest.next().map(ask)),
+                () = self.lanes.motion().pass(self.usual.hedge_after()), if rest.len() > 0 => asking.extend(rest.next().map(ask)),
             }
         }
         let present: Vec<(usize, &[u8])> =
@@ -156,23 +194,41 @@ impl Fetcher {
         let pack = stripe.record.pack;
         let asked = rounded(&range, stripe.record.shard_bytes);
         let (offset, bytes) = (asked.start, asked.end - asked.start);
-        let request =
-            move |call| ReadRequest::Range { call, pack, shard: shard as u8, offset, bytes, with_stripe: false }.encode();
-        let reply = self.lanes.ask(holder, request).await;
-        let piece = match reply {
-            Ok(ReadReply::Range { proof, .. }) => {
+        let request = move |call| ReadRequest::Range { call, pack, shard: shard as u8, offset, bytes, with_stripe: false };
+        let mut slow = Passed::new(&self.ranks, holder, self.usual.hedge_after());
+        let reply = self.ask(holder, request).await;
+        let piece = match &reply {
+            Some(ReadReply::Range { proof, .. }) => {
                 self.bytes_fetched.fetch_add(proof.len() as u64, Ordering::Relaxed);
                 let root = stripe.record.shard_roots.get(shard)?;
-                tree::verify(root, stripe.record.shard_bytes.into(), asked.start.into()..asked.end.into(), &proof).ok()
+                tree::verify(root, stripe.record.shard_bytes.into(), asked.start.into()..asked.end.into(), proof).ok()
             }
             _ => None,
         };
-        self.ranks.note(holder, piece.is_some());
+        slow.answered(piece.is_some());
+        if piece.is_none()
+            && let Some(reply) = reply
+        {
+            self.note_bad_answer(holder, &pack, shard, &reply);
+        }
         piece.map(|mut piece| {
             piece.truncate((range.end - asked.start) as usize);
             piece.drain(..(range.start - asked.start) as usize);
             piece
         })
+    }
+
+    /// Takes notice of an answer to a question for a shard that does not have it.
+    pub(super) fn note_bad_answer(&self, holder: NodeId, pack: &PackId, shard: usize, reply: &ReadReply) {
+        let offence = match reply {
+            ReadReply::Range { .. } => Offence::WrongBytes,
+            ReadReply::Missing { .. } if self.acknowledged.as_ref().is_some_and(|has| has(pack, shard)) => Offence::Lost,
+            ReadReply::Missing { .. } => return,
+            ReadReply::Refused { reason: Refusal::Busy, .. } => return,
+            ReadReply::Refused { .. } => Offence::Refused,
+            _ => Offence::Protocol,
+        };
+        self.note(holder, offence);
     }
 }
 

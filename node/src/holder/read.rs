@@ -12,7 +12,8 @@ use backmesh_mesh::holding::{ReadProof, Refused, judge_reader};
 use backmesh_mesh::message::{
     READ_LIST_BYTES_MAX, READ_PACKS_MAX, READ_REQUEST_FRAME_BYTES_MAX, ReadReply, ReadRequest, Refusal,
 };
-use backmesh_net::{FrameReader, FrameWriter, Pace, Stream};
+use backmesh_net::{FrameError, FrameReader, FrameWriter, Pace, Stream};
+use backmesh_policy::Offence;
 use backmesh_store::{ShelfEntry, ShelfError, ShelfKey};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,13 +28,15 @@ const ANSWER_BYTES: usize = 256 << 10;
 pub(super) async fn serve(holder: &Arc<Holder>, peer: NodeId, stream: Stream) -> anyhow::Result<()> {
     let (mut reader, mut writer) = stream.split();
     let Some(pass) = holder.reading.enter(peer) else {
+        holder.members.note(&peer, Offence::Protocol);
         return send(&mut writer, &refused(0, Refusal::Busy, "too many read streams are open: use those")).await;
     };
     let proof = tokio::time::timeout(PROOF_LIMIT, check_proof(holder, peer, &mut reader, &mut writer)).await;
     let vault = proof.context("no proof came in time")??;
     let pace: Arc<dyn Pace> = PacedWay::alone(&holder.throttles.serving_out);
-    while let Some(frame) = reader.next(READ_REQUEST_FRAME_BYTES_MAX).await? {
-        let request = ReadRequest::decode(&frame).context("a request that cannot be read")?;
+    while let Some(frame) = request(holder, peer, &mut reader).await? {
+        let request = ReadRequest::decode(&frame).inspect_err(|_| holder.members.note(&peer, Offence::Protocol));
+        let request = request.context("a request that cannot be read")?;
         let worker = Arc::clone(holder);
         let (request, bytes) = tokio::task::spawn_blocking(move || {
             let bytes = answer_bytes(&worker, &vault, &request);
@@ -53,6 +56,15 @@ pub(super) async fn serve(holder: &Arc<Holder>, peer: NodeId, stream: Stream) ->
     Ok(writer.close().await?)
 }
 
+/// The next request; one of a length that no request has is taken notice of.
+async fn request(holder: &Holder, peer: NodeId, reader: &mut FrameReader) -> Result<Option<Vec<u8>>, FrameError> {
+    let frame = reader.next(READ_REQUEST_FRAME_BYTES_MAX).await;
+    if matches!(frame, Err(FrameError::TooLong { .. })) {
+        holder.members.note(&peer, Offence::Protocol);
+    }
+    frame
+}
+
 async fn check_proof(
     holder: &Holder,
     peer: NodeId,
@@ -61,7 +73,7 @@ async fn check_proof(
 ) -> anyhow::Result<VaultId> {
     let nonce: [u8; 32] = rand::random();
     send(writer, &ReadReply::Challenge { nonce }).await?;
-    let frame = reader.next(READ_REQUEST_FRAME_BYTES_MAX).await?.context("no proof came")?;
+    let frame = request(holder, peer, reader).await?.context("no proof came")?;
     let ReadRequest::Prove { vault, how, key, signature } = ReadRequest::decode(&frame)? else {
         bail!("something else than a proof came first");
     };

@@ -20,6 +20,7 @@ use backmesh_mesh::holding::{
 };
 use backmesh_mesh::message::{Refusal, STORE_REQUEST_FRAME_BYTES_MAX, Standing, StoreReply, StoreRequest};
 use backmesh_net::{FrameError, FrameReader, FrameWriter, Stream};
+use backmesh_policy::Offence;
 use backmesh_store::{DbError, DiskError, RecordsError, ShelfKey, ShelfShard};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -49,7 +50,10 @@ pub(super) async fn serve(holder: &Arc<Holder>, peer: NodeId, stream: Stream) ->
     let mut sending = tokio::spawn(send_replies(writer, waiting));
     let served = match holder.storing.enter(peer) {
         Some(pass) => take_requests(holder, peer, &pass, &mut reader, &replies).await,
-        None => refuse_stream(&replies, Refusal::Busy, "too many store streams are open: use those").await,
+        None => {
+            holder.members.note(&peer, Offence::Protocol);
+            refuse_stream(&replies, Refusal::Busy, "too many store streams are open: use those").await
+        }
     };
     drop(replies);
     match served {
@@ -112,14 +116,34 @@ async fn take_requests(
             (Err(FrameError::TooLong { .. }), Err(Refused { reason, text })) => {
                 return refuse_stream(replies, reason, &text).await;
             }
-            (bytes, _) => bytes?,
+            (bytes, _) => noted(holder, peer, bytes)?,
         };
         let Some(bytes) = bytes else { return Ok(End::Done) };
         let memory = pass.room(bytes).await.context("the node is ending")?;
         let Some(frame) = reader.next(bytes_max).await? else { return Ok(End::Done) };
-        let request = StoreRequest::decode(frame).context("a request that cannot be read")?;
+        let request = StoreRequest::decode(frame).inspect_err(|_| holder.members.note(&peer, Offence::Protocol));
+        let request = request.context("a request that cannot be read")?;
         answer(holder, peer, request, memory, replies).await?;
     }
+}
+
+/// Takes notice of a frame that no honest member announces.
+fn noted<T>(holder: &Holder, peer: NodeId, read: Result<T, FrameError>) -> Result<T, FrameError> {
+    if matches!(read, Err(FrameError::TooLong { .. })) {
+        holder.members.note(&peer, Offence::Protocol);
+    }
+    read
+}
+
+/// Takes notice of what no honest member brings.
+fn judge_bringer(holder: &Holder, peer: &NodeId, done: &Result<(), Refused>) {
+    let offence = match done {
+        Err(Refused { reason: Refusal::Writer, .. }) => Offence::Forged,
+        Err(Refused { reason: Refusal::WrongBytes, .. }) => Offence::WrongBytes,
+        Err(Refused { reason: Refusal::BadRecord, .. }) => Offence::Protocol,
+        _ => return,
+    };
+    holder.members.note(peer, offence);
 }
 
 async fn answer(
@@ -133,7 +157,7 @@ async fn answer(
     let standing = holder.members.standing(&peer);
     if let StoreRequest::Shard { shard, stripe, bytes, .. } = request {
         return match judge_member(standing).and_then(|()| require_disk(holder)) {
-            Ok(()) => take_shard(holder, standing, call, (*stripe, shard, bytes), memory, replies).await,
+            Ok(()) => take_shard(holder, (peer, standing), call, (*stripe, shard, bytes), memory, replies).await,
             // A stranger's bytes are not worth a look into the shelf.
             refused => reply(replies, call, refused).await,
         };
@@ -152,7 +176,9 @@ async fn answer(
         StoreRequest::Unrelease { unrelease, .. } => take_unrelease(&worker, &unrelease),
         StoreRequest::Shard { .. } => Ok(()),
     });
-    reply(replies, call, done.await?).await
+    let done = done.await?;
+    judge_bringer(holder, &peer, &done);
+    reply(replies, call, done).await
 }
 
 async fn reply(replies: &mpsc::Sender<StoreReply>, call: u64, done: Result<(), Refused>) -> anyhow::Result<()> {
@@ -281,7 +307,7 @@ fn owner_bytes(holder: &Holder, owner: &NodeId) -> u64 {
 /// is read meanwhile.
 async fn take_shard(
     holder: &Arc<Holder>,
-    standing: Standing,
+    (peer, standing): (NodeId, Standing),
     call: u64,
     (stripe, shard, bytes): (Signed<Stripe>, u8, Vec<u8>),
     memory: Room,
@@ -295,7 +321,11 @@ async fn take_shard(
     });
     let shard = match judged.await? {
         Ok(shard) => shard,
-        Err(refused) => return reply(replies, call, Err(refused)).await,
+        Err(refused) => {
+            let refused = Err(refused);
+            judge_bringer(holder, &peer, &refused);
+            return reply(replies, call, refused).await;
+        }
     };
     let key = ShelfKey { vault: shard.vault, pack: shard.pack, shard: shard.shard };
     let kept = holder.intake.put(shard, memory).await;

@@ -6,6 +6,7 @@ use backmesh_format::copyset::Copyset;
 use backmesh_format::stripe::Stripe;
 use backmesh_format::{NodeId, PackId, Signed};
 use backmesh_mesh::message::{Refusal, StoreReply, StoreRequest};
+use backmesh_policy::Offence;
 use backmesh_store::{Spool, SpooledShard};
 use bytes::Bytes;
 use futures::StreamExt;
@@ -16,8 +17,11 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, timeout};
 
-/// How long the slowest holders of a stripe hold up the stripes behind it once enough others have theirs.
-const GRACE: Duration = Duration::from_secs(2);
+/// How long the slowest holders of a stripe hold up the stripes behind it once enough others have theirs: as long again as these took,
+/// within these bounds.
+const GRACE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// How long a holder that holds up others takes nothing before it counts as one that stalls, and how often that is counted.
+const STALL: Duration = Duration::from_secs(2);
 /// How long a holder may take to take up one shard that is sent again.
 const RETRY_LIMIT: Duration = Duration::from_secs(60);
 /// The shortest and the longest pause before a holder that refused is asked again; it doubles with each refusal.
@@ -29,6 +33,7 @@ pub(super) struct Refusals {
     holders: Mutex<HashMap<NodeId, Refusing>>,
     last: Mutex<Option<String>>,
     busy: Mutex<HashSet<NodeId>>,
+    laggards: Mutex<HashMap<NodeId, Instant>>,
 }
 
 struct Refusing {
@@ -59,8 +64,26 @@ impl Refusals {
         *lock(&self.last) = Some(text);
     }
 
+    /// A holder has taken something.
     fn forget(&self, holder: &NodeId) {
         lock(&self.holders).remove(holder);
+        lock(&self.laggards).remove(holder);
+    }
+
+    /// A holder held up others: until it takes something, nobody waits for it.
+    fn lags(&self, holder: NodeId) {
+        lock(&self.laggards).entry(holder).or_insert_with(Instant::now);
+    }
+
+    fn is_laggard(&self, holder: &NodeId) -> bool {
+        lock(&self.laggards).contains_key(holder)
+    }
+
+    /// Whether a holder has taken nothing for so long that it is to be counted, now.
+    fn is_stalled(&self, holder: &NodeId) -> bool {
+        let mut laggards = lock(&self.laggards);
+        let stalled = laggards.get_mut(holder).filter(|since| since.elapsed() >= STALL);
+        stalled.map(|since| *since = Instant::now()).is_some()
     }
 }
 
@@ -75,17 +98,28 @@ impl Outbox {
     ) {
         let Some(record) = lock(&self.waiting).get(&pack).map(|waiting| Arc::clone(&waiting.record)) else { return };
         let mut unqueued: HashSet<usize> = (0..shards.len()).collect();
+        let began = Instant::now();
         let mut queueing: FuturesUnordered<_> = shards
             .into_iter()
             .enumerate()
             .map(|(shard, bytes)| {
                 let (record, set, this) = (Arc::clone(&record), Arc::clone(&set), Arc::clone(&self));
-                async move { (shard, this.queue(&record, &set, shard, bytes).await) }
+                async move { (shard, this.queue_unless_lagging(&record, &set, shard, bytes).await) }
             })
             .collect();
-        let mut tick = tokio::time::interval(GRACE);
-        tick.tick().await;
+        let mut enough_at: Option<Instant> = None;
         loop {
+            let changed = self.changed.notified();
+            if enough_at.is_none() && self.has_enough(&pack) {
+                enough_at = Some(Instant::now() + began.elapsed().clamp(GRACE.0, GRACE.1));
+            }
+            let over = async {
+                match enough_at {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    // Whoever takes notice of acknowledgements may have been between two looks.
+                    None => tokio::time::sleep(GRACE.1).await,
+                }
+            };
             tokio::select! {
                 queued = queueing.next() => match queued {
                     Some((shard, answer)) => {
@@ -99,8 +133,9 @@ impl Outbox {
                     }
                     None => break,
                 },
-                _ = tick.tick() => {
-                    if lock(&self.waiting).get(&pack).is_none_or(|waiting| waiting.have() >= waiting.needed()) {
+                () = changed => {}
+                () = over => {
+                    if enough_at.is_some() {
                         break;
                     }
                 }
@@ -109,7 +144,35 @@ impl Outbox {
         drop(queueing);
         drop(permit);
         // These stay in the spool for a time when their holders are quicker.
-        unqueued.iter().for_each(|shard| self.not_sent(&pack, *shard));
+        for shard in unqueued {
+            self.not_sent(&pack, shard);
+            let holder = set.slots.get(record.slot_of(shard)).filter(|_| !self.lanes.motion().is_held());
+            if let Some(holder) = holder {
+                self.refusals.lags(*holder);
+            }
+        }
+    }
+
+    fn has_enough(&self, pack: &PackId) -> bool {
+        lock(&self.waiting).get(pack).is_none_or(|waiting| waiting.have() >= waiting.needed())
+    }
+
+    /// As [`Outbox::queue`]; of a holder that held up others before, only where it takes the shard at once.
+    async fn queue_unless_lagging(
+        &self,
+        record: &Arc<Signed<Stripe>>,
+        set: &Signed<Copyset>,
+        shard: usize,
+        bytes: Bytes,
+    ) -> Option<(NodeId, oneshot::Receiver<StoreReply>)> {
+        let holder = *set.slots.get(record.slot_of(shard))?;
+        if self.refusals.is_laggard(&holder) && !(self.sets.is_announced(&holder, set) && self.lanes.has_room(holder)) {
+            if self.refusals.is_stalled(&holder) && self.sets.is_online(&holder) && !self.lanes.motion().is_held() {
+                self.sets.note(&holder, Offence::Stalled);
+            }
+            return None;
+        }
+        self.queue(record, set, shard, bytes).await
     }
 
     async fn queue(
@@ -183,6 +246,10 @@ impl Outbox {
                 self.sets.close(&set.copyset);
             }
             _ => {}
+        }
+        // The others say something of this node, or of a lack of space that is nobody's fault.
+        if matches!(reason, Refusal::Busy | Refusal::Failed | Refusal::WrongBytes | Refusal::BadRecord | Refusal::Writer) {
+            self.sets.note(&holder, Offence::Refused);
         }
         self.refusals.note(holder, reason, text);
     }
