@@ -10,7 +10,9 @@ const USAGE: &str = "usage: faults COMMAND [OPTIONS]
 
   keys [--seed N]     canaries in names, contents and keys, looked for on disks, in memory, in logs and on the wire
   network [--list] [--only NAME]... [--short] [--seed N]
-                      a local network that cuts, loses, delays, moves and stops, while an owner backs up and restores";
+                      a local network that cuts, loses, delays, moves and stops, while an owner backs up and restores
+  peers [--only BEHAVIOUR]... [--rounds N] [--mib N] [--seed N]
+                      ten holders, two of which lie or stall: what that costs an owner, and whether they are named";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -29,6 +31,7 @@ fn run(words: &[String]) -> Result<bool> {
     match words.split_first() {
         Some((command, rest)) if command == "keys" => keys::run(rest),
         Some((command, rest)) if command == "network" => backmesh_tests::faults::network::main(rest).map(|()| true),
+        Some((command, rest)) if command == "peers" => backmesh_tests::liar::rounds::run(rest),
         _ => bail!("{USAGE}"),
     }
 }

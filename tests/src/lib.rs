@@ -7,6 +7,7 @@ pub mod debian;
 pub mod disk;
 pub mod faults;
 pub mod lan;
+pub mod liar;
 pub mod messages;
 pub mod oddities;
 pub mod rsync;

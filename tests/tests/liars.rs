@@ -1,0 +1,59 @@
+//! Members that lie and stall, one after another, on small data: backup and restore go on, nothing wrong comes back, and who did it is
+//! named. At full size, with times: `cargo run --release -p backmesh-tests --bin faults -- peers`.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
+
+use backmesh_tests::liar::Behaviour;
+use backmesh_tests::liar::rounds::Stage;
+use backmesh_tests::text;
+use std::fs;
+
+const BYTES: usize = 6 << 20;
+
+#[test]
+fn no_behaviour_of_one_member_harms_the_others() {
+    let mut stage = Stage::new(4, 1, BYTES, 1).unwrap();
+    let mut failures = Vec::new();
+    let only = std::env::var("BACKMESH_TESTS_LIAR").ok();
+    for behaviour in Behaviour::ALL.iter().filter(|behaviour| only.as_ref().is_none_or(|only| behaviour.name() == only)) {
+        let act = stage.act(*behaviour).unwrap();
+        let (backup, restore, memory) = (act.backup, act.restore, act.memory_kib >> 10);
+        println!("{}: {backup:.1?}, {restore:.1?}, {memory} MiB, {:?} {:?}", behaviour.name(), act.named, act.failures);
+        failures.extend(act.failures.into_iter().map(|failure| format!("{}: {failure}", behaviour.name())));
+    }
+    assert!(failures.is_empty(), "{failures:#?}");
+}
+
+#[test]
+fn who_lied_is_remembered_and_gets_nothing_new_while_others_can() {
+    let mut stage = Stage::new(4, 1, BYTES, 2).unwrap();
+    let mut owner = stage.owner().unwrap();
+    stage.turn(Behaviour::WrongBytes, &owner);
+    owner.back_up();
+    let held = |owner: &backmesh_tests::Node| {
+        let peers = owner.peers();
+        let liar = peers.iter().find(|peer| peer["node"] == stage.liars[0].node).unwrap();
+        (liar["shards_held"].as_u64().unwrap(), liar["treatment"].clone(), liar["conduct"].clone())
+    };
+    let (before, treatment, _) = held(&owner);
+    assert!(before > 0 && treatment.is_null(), "it offers most, and nothing is known of it");
+    let target = stage.group.folder.path().join("target");
+    owner.run(&["restore", "latest", "--to", text(&target)]).expect(0);
+    backmesh_tests::tree::assert_identical(stage.data(), &target);
+    let (_, treatment, conduct) = held(&owner);
+    assert_eq!(treatment, "untrusted");
+    assert!(conduct.as_array().unwrap().iter().any(|deed| deed["kind"] == "wrong_bytes"), "{conduct}");
+    assert!(owner.run(&["peers"]).expect(0).stdout.contains("not trusted: wrong bytes"));
+
+    owner.stop();
+    owner.start().unwrap();
+    let (_, treatment, kept) = held(&owner);
+    assert_eq!((treatment.as_str(), &kept), (Some("untrusted"), &conduct), "a restart forgets nothing");
+    stage.group.settle().ok();
+    fs::write(stage.data().join("more"), backmesh_tests::tree::Numbers::new(3).bytes(BYTES)).unwrap();
+    backmesh_tests::wait_for("the holders to be there again", std::time::Duration::from_secs(60), || {
+        Ok(owner.peers().iter().filter(|peer| peer["connected"] == true && peer["me"] != true).count() >= 5)
+    })
+    .unwrap();
+    owner.back_up();
+    assert_eq!(held(&owner).0, before, "what is new lies with the honest four");
+}
