@@ -1,14 +1,16 @@
 //! Reed-Solomon over GF(2^8), systematic: the first k shards are the data, each further one is a row of a Vandermonde matrix times
 //! the data. Row i depends on k and i only, never on how many shards there are, so that shards can be added later.
 //!
-//! The field is that of the crate `reed-solomon-erasure` (polynomial 0x11d), and so are the matrices; from there come the two
-//! loops over bytes, and nothing else: only [`field`] would have to change to take them from elsewhere.
+//! The field is that of the crate `reed-solomon-erasure` (polynomial 0x11d), and so are the matrices. The loops over bytes are in
+//! `products.rs`.
 
+use crate::products::{self, Products};
+use fearless_simd::Level;
 use thiserror::Error;
 
 /// The arithmetic of GF(2^8).
 mod field {
-    pub(super) use reed_solomon_erasure::galois_8::{div, exp, mul, mul_slice, mul_slice_xor};
+    pub(super) use reed_solomon_erasure::galois_8::{div, exp, mul, mul_slice_xor};
 }
 
 /// Bytes of each shard that are worked on at once, so that they stay in the processor's cache.
@@ -115,23 +117,18 @@ fn invert(mut matrix: Matrix) -> Option<Matrix> {
 
 /// Each output becomes the sum of the inputs, each multiplied with its number in the output's row.
 fn combine(rows: &[Vec<u8>], inputs: &[&[u8]], outs: &mut [&mut [u8]]) {
+    let level = Level::new();
     let bytes = outs.first().map_or(0, |out| out.len());
+    let products = |row: &Vec<u8>| row.iter().map(|number| Products::of(*number)).collect::<Vec<_>>();
+    let products: Vec<Vec<Products>> = rows.iter().map(products).collect();
+    let mut terms = Vec::with_capacity(inputs.len());
     for start in (0..bytes).step_by(STRIP_BYTES) {
         let strip = start..(start + STRIP_BYTES).min(bytes);
-        for (row, out) in rows.iter().zip(outs.iter_mut()) {
-            let out = &mut out[strip.clone()];
-            let mut is_first = true;
-            for (factor, input) in row.iter().zip(inputs) {
-                match (*factor, is_first) {
-                    (0, _) => continue,
-                    (factor, true) => field::mul_slice(factor, &input[strip.clone()], out),
-                    (factor, false) => field::mul_slice_xor(factor, &input[strip.clone()], out),
-                }
-                is_first = false;
-            }
-            if is_first {
-                out.fill(0);
-            }
+        for ((row, products), out) in rows.iter().zip(&products).zip(outs.iter_mut()) {
+            terms.clear();
+            let all = row.iter().zip(products).zip(inputs);
+            terms.extend(all.filter(|((number, _), _)| **number != 0).map(|((_, of), input)| (*of, &input[strip.clone()])));
+            products::sum(level, &terms, &mut out[strip.clone()]);
         }
     }
 }

@@ -19,3 +19,4 @@ pub mod stripe;
 pub mod tree;
 
 mod erasure;
+mod products;
