@@ -7,7 +7,10 @@ use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
 
 /// A moment: exact, or in local time; a day means its end.
-pub(super) fn moment(text: &str) -> Result<UnixMillis, String> {
+///
+/// # Errors
+/// How to write one.
+pub fn moment(text: &str) -> Result<UnixMillis, String> {
     let local = |time: DateTime| time.to_zoned(TimeZone::system()).map(|zoned| zoned.timestamp());
     let exact = text.parse::<Timestamp>();
     let time = exact.or_else(|_| match text.len() {
@@ -17,12 +20,15 @@ pub(super) fn moment(text: &str) -> Result<UnixMillis, String> {
     let millis = time.ok().and_then(|time| UnixMillis::try_from(time.as_millisecond()).ok());
     let day_end = u64::from(text.len() == 10);
     millis
-        .map(|millis| millis - day_end)
+        .and_then(|millis| millis.checked_sub(day_end))
         .ok_or_else(|| "write 2026-11-21, \"2026-11-21 14:30\" or 2026-11-21T14:30:00Z".to_owned())
 }
 
 /// As [`moment`], or so long before now: `90m`, `12h`, `7d`, `2w`.
-pub(super) fn moment_or_age(text: &str) -> Result<UnixMillis, String> {
+///
+/// # Errors
+/// How to write one.
+pub fn moment_or_age(text: &str) -> Result<UnixMillis, String> {
     let minutes = |unit| match unit {
         'm' => Some(1_u64),
         'h' => Some(60),
@@ -41,7 +47,10 @@ pub(super) fn moment_or_age(text: &str) -> Result<UnixMillis, String> {
 }
 
 /// The name of a snapshot, for the agent; `@` before a date may be left out.
-pub(super) fn snapshot(text: &str) -> Result<Selector, SelectError> {
+///
+/// # Errors
+/// Where it can be the name of none.
+pub fn snapshot(text: &str) -> Result<Selector, SelectError> {
     let (name, back) = text.split_once('~').map_or((text, ""), |(name, _)| (name, &text[name.len()..]));
     let date = name.strip_prefix('@').unwrap_or(name);
     // Eight digits are an id, not a day.
@@ -66,6 +75,8 @@ mod tests {
         let day_end = moment("2026-11-20").unwrap();
         assert_eq!(moment("2026-11-21 00:00"), Ok(day_end + 1));
         assert_eq!(moment("2026-11-21T00:00:30"), Ok(day_end + 30_001));
+        // In UTC, and east of it, this day ends before the first moment that there is.
+        assert!(moment("1969-12-31").is_ok_and(|time| time < 86_400_000) || moment("1969-12-31").is_err());
         for text in ["", "yesterday", "2026-13-01", "21.11.2026", "1960-01-01T00:00:00Z"] {
             assert!(moment(text).is_err(), "{text}");
         }
