@@ -2,6 +2,7 @@
 //! use it.
 
 pub mod agent;
+#[cfg(test)]
 mod allocator;
 pub mod backup;
 pub mod browse;
