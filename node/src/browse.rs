@@ -3,7 +3,7 @@
 mod diff;
 mod dump;
 mod find;
-mod glob;
+pub mod glob;
 mod pick;
 mod stats;
 mod tar;
@@ -93,6 +93,9 @@ pub async fn list(
             let mut catalogue = library.catalogue(snapshot.catalogue.clone());
             let mut walk = if recursive { catalogue.walk(&top) } else { catalogue.list(&top) };
             for found in &mut walk {
+                if report.is_stopped() {
+                    return Err(Failure::new(ExitCode::Interrupted, "the listing was interrupted"));
+                }
                 match found {
                     Ok((key, entry)) if key != key_of_path(&top) => take(&key, &entry),
                     Ok(_) => {}
@@ -190,7 +193,8 @@ fn kind_of(entry: &Entry) -> EntryKind {
 
 /// Times before 1970 show as 1970; the snapshot has them as they were.
 fn time(time: &FileTime) -> Time {
-    Time(u64::try_from(time.seconds).map_or(0, |seconds| seconds.saturating_mul(1000) + u64::from(time.nanoseconds / 1_000_000)))
+    let millis = u64::from(time.nanoseconds / 1_000_000);
+    Time(u64::try_from(time.seconds).map_or(0, |seconds| seconds.saturating_mul(1000).saturating_add(millis)))
 }
 
 #[cfg(test)]

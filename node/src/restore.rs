@@ -1,12 +1,13 @@
 //! A restore, from a snapshot to files: the catalogue says what there should be, the target says what is missing, the holders give the
 //! chunks, and each file appears whole, under its name, once its last chunk was verified.
 
-mod choosing;
+pub(crate) mod choosing;
 mod existing;
 mod expected;
 pub(crate) mod fetching;
 mod holes;
 mod notes;
+mod refs;
 mod shared;
 
 use crate::fetch::FetchError;
@@ -14,7 +15,7 @@ use crate::library::Library;
 use crate::node::Node;
 use crate::report::Report;
 use crate::state::Config;
-use backmesh_codec::catalogue::{ContentReader, LastContents, Rest};
+use backmesh_codec::catalogue::{LastContents, Rest};
 use backmesh_control::{
     Batch, Event, ExitCode, Failure, PathText, Phase, PlanItem, PlannedAction, Problem, Progress, RestoreResult,
 };
@@ -23,11 +24,12 @@ use backmesh_format::index::ChunkRef;
 use backmesh_format::vault::Snapshot;
 use backmesh_source::{BadPattern, Choice, FileSink, RestoreError, RestoreOptions, RestoreWriter, Rules, Step};
 use choosing::Wanted;
-use existing::{chunks_here, has_length, verified_at};
+use existing::{Here, has_length, verified_at};
 use expected::expected;
-use fetching::{Fetched, Prefetch};
+use fetching::{Fetched, Prefetch, Weighs};
 use holes::Zeros;
 use notes::notes;
+use refs::Refs;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
@@ -41,6 +43,13 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 /// What the writer of a file has to know: its key, its entry, and whether some of its chunks are in the file that lies there.
 type Begun = Box<(Vec<u8>, Entry, bool)>;
 type Op = fetching::Op<Begun>;
+
+impl Weighs for Begun {
+    fn weight(&self) -> usize {
+        weight(&self.0, &self.1)
+    }
+}
+
 /// Files and bytes that are expected, where that is known.
 type Totals = Option<(u64, u64)>;
 
@@ -267,14 +276,13 @@ impl<'a> Work<'a> {
         if !matches!(step, Step::Create | Step::Replace | Step::Update) {
             self.result.files += 1;
             self.result.files_unchanged += u64::from(step == Step::Keep);
-            self.bytes_passed += bytes;
+            self.bytes_passed = self.bytes_passed.saturating_add(bytes);
             return Ok(());
         }
         let pages = &mut self.library.pages;
         let content = self.contents.beside_the_entry(pages, content);
-        let refs = content.and_then(|content| ContentReader::new(pages, content, bytes).collect::<Result<Vec<_>, FetchError>>());
-        match refs {
-            Ok(refs) => self.file(key, entry, step, &refs, bytes),
+        match content.and_then(|content| Refs::open(pages, content, bytes)) {
+            Ok(refs) => self.file(key, entry, step, refs, bytes),
             Err(error) => {
                 self.failed(&key, &error.to_string());
                 Ok(())
@@ -283,34 +291,77 @@ impl<'a> Work<'a> {
     }
 
     /// A file whose contents are not there as they should be: what the one in its place has already is not fetched.
-    fn file(&mut self, key: Vec<u8>, entry: Entry, step: Step, refs: &[ChunkRef], bytes: u64) -> Result<(), Failure> {
-        let holes = self.zeros.within(&entry.holes, refs, self.library.fetcher.id_key());
-        let is_hole = |at: usize| holes.get(at).copied().unwrap_or(false);
+    fn file(&mut self, key: Vec<u8>, entry: Entry, step: Step, mut refs: Refs, bytes: u64) -> Result<(), Failure> {
         let existing = (step == Step::Update).then(|| self.writer.existing(&key).ok().flatten()).flatten();
-        let here = match &existing {
-            Some(file) => chunks_here(file, refs, &holes, self.library.fetcher.id_key(), || self.go_on())?,
-            None => Vec::new(),
-        };
-        let whole = existing.as_ref().is_some_and(|file| has_length(file, bytes)) && here.iter().all(|is| *is);
-        // Opened again when its turn comes: thousands of small files wait for theirs.
-        drop(existing);
-        if whole && let Ok(Some(problems)) = self.writer.keep_contents(&key, &entry) {
-            problems.iter().for_each(|error| self.report.problem(Problem::new(error.to_string())));
-            self.result.files += 1;
-            self.result.files_unchanged += 1;
-            self.bytes_passed += bytes;
-            return Ok(());
+        let mut here = Here::default();
+        if let Some(file) = existing {
+            let compared = self.compare(&file, &entry, &mut refs, &mut here)?;
+            match compared.and_then(|()| refs.rewind(&mut self.library.pages)) {
+                Ok(again) => refs = again,
+                Err(error) => {
+                    self.failed(&key, &error.to_string());
+                    return Ok(());
+                }
+            }
+            if has_length(&file, bytes)
+                && here.is_all()
+                && let Ok(Some(problems)) = self.writer.keep_contents(&key, &entry)
+            {
+                problems.iter().for_each(|error| self.report.problem(Problem::new(error.to_string())));
+                self.result.files += 1;
+                self.result.files_unchanged += 1;
+                self.bytes_passed = self.bytes_passed.saturating_add(bytes);
+                return Ok(());
+            }
+            // Closed here and opened again when its turn comes: thousands of small files wait for theirs.
         }
-        self.step(Op::Begin(Box::new((key, entry, here.contains(&true)))))?;
-        for (at, chunk) in refs.iter().enumerate() {
-            let is_here = here.get(at).copied().unwrap_or(false);
-            self.step(match (is_hole(at), is_here) {
-                (true, _) => Op::Hole(*chunk),
-                (false, true) => Op::Here(*chunk),
-                (false, false) => Op::Fetch(*chunk),
-            })?;
+        let holes = entry.holes.clone();
+        self.step(Op::Begin(Box::new((key.clone(), entry, here.is_any()))))?;
+        let (mut at, mut offset) = (0, 0);
+        loop {
+            let some = match refs.next(&mut self.library.pages) {
+                Ok(some) if some.is_empty() => break,
+                Ok(some) => some,
+                // What was written so far is not put in the place of the file, as it is too short.
+                Err(error) => {
+                    self.failed(&key, &error.to_string());
+                    break;
+                }
+            };
+            let is_hole = self.zeros.within(&holes, offset, &some, self.library.fetcher.id_key());
+            for (chunk, number) in some.iter().zip(0..) {
+                self.step(match (is_hole.get(number).copied().unwrap_or(false), here.has(at + number)) {
+                    (true, _) => Op::Hole(*chunk),
+                    (false, true) => Op::Here(*chunk),
+                    (false, false) => Op::Fetch(*chunk),
+                })?;
+                offset += u64::from(chunk.bytes);
+            }
+            at += some.len();
         }
         self.step(Op::End)
+    }
+
+    /// Which chunks of a file are in the one that lies there.
+    fn compare(
+        &mut self,
+        file: &File,
+        entry: &Entry,
+        refs: &mut Refs,
+        here: &mut Here,
+    ) -> Result<Result<(), FetchError>, Failure> {
+        let mut offset = 0;
+        loop {
+            let some = match refs.next(&mut self.library.pages) {
+                Ok(some) if some.is_empty() => return Ok(Ok(())),
+                Ok(some) => some,
+                Err(error) => return Ok(Err(error)),
+            };
+            let id_key = self.library.fetcher.id_key();
+            let holes = self.zeros.within(&entry.holes, offset, &some, id_key);
+            here.look(file, offset, &some, &holes, id_key, || self.go_on())?;
+            offset += some.iter().map(|chunk| u64::from(chunk.bytes)).sum::<u64>();
+        }
     }
 
     fn apply(&mut self, key: &[u8], entry: &Entry) -> Result<Option<Step>, Failure> {
@@ -341,7 +392,7 @@ impl<'a> Work<'a> {
         let bytes = if let Kind::File { bytes, .. } = entry.kind { bytes } else { 0 };
         let item = PlanItem { action, path: PathText::new(&shown(key)), bytes };
         self.result.files += u64::from(matches!(entry.kind, Kind::File { .. }));
-        self.result.bytes_written += bytes;
+        self.result.bytes_written = self.result.bytes_written.saturating_add(bytes);
         if let Some(part) = self.plan.push(item) {
             self.report.tell(part);
         }
@@ -432,7 +483,7 @@ impl<'a> Work<'a> {
             current.failed = written.err();
         }
         current.offset += u64::from(length);
-        self.bytes_passed += u64::from(length);
+        self.bytes_passed = self.bytes_passed.saturating_add(length.into());
         self.tell();
     }
 
@@ -444,7 +495,7 @@ impl<'a> Work<'a> {
             current.failed = sink.pass_over(length.into()).err().map(FileError::from);
         }
         current.offset += u64::from(length);
-        self.bytes_passed += u64::from(length);
+        self.bytes_passed = self.bytes_passed.saturating_add(length.into());
     }
 
     fn end_file(&mut self) -> Result<(), Failure> {
@@ -494,12 +545,24 @@ impl<'a> Work<'a> {
     }
 }
 
+/// What an entry takes in memory, about: how much of a catalogue is read at once depends on it.
+pub(crate) fn weight(key: &[u8], entry: &Entry) -> usize {
+    let refs = if let Kind::File { content, .. } = &entry.kind { content.refs().len() } else { 0 };
+    let target = if let Kind::Symlink { target } = &entry.kind { target.len() } else { 0 };
+    let xattrs: usize = entry.xattrs.iter().map(|(name, value)| 64 + name.len() + value.len()).sum();
+    let windows = entry.windows.as_ref().map_or(0, |windows| windows.security_descriptor.len());
+    300 + key.len() + target + xattrs + windows + 16 * entry.holes.len() + 36 * refs
+}
+
 /// A part of a walk through the catalogue.
 struct Portion {
     entries: Vec<(Vec<u8>, Entry, Choice)>,
     /// How many there were, those that were left out too.
     seen: u64,
+    /// The first of what could not be read.
     errors: Vec<FetchError>,
+    /// How many more there were.
+    errors_untold: u64,
     /// Where to go on, behind the last key.
     more: Option<(Rest, Vec<u8>)>,
 }

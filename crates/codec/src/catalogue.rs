@@ -21,10 +21,10 @@ mod read;
 mod tests;
 mod write;
 
-pub use content::{ContentReader, ContentWriter, INLINE_REFS_MAX, LastContents, beside_the_entry, write_content};
+pub use content::{ContentCursor, ContentReader, ContentWriter, INLINE_REFS_MAX, LastContents, beside_the_entry, write_content};
 pub use diff::{Change, Diff, diff, diff_below};
 pub use read::{Catalogue, Rest, Skipped, Walk, after_subtree};
-pub use write::{CatalogueWriter, WriteError, holds_contents};
+pub use write::{CatalogueWriter, HEIGHT_MAX, WriteError, holds_contents};
 
 use backmesh_format::index::{ChunkRef, page_from_bytes};
 use backmesh_format::{DecodeError, Record, limits};

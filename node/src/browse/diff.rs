@@ -100,12 +100,14 @@ impl Work<'_> {
         let sums = &mut self.sums;
         let (before, after) = (info.bytes_before.unwrap_or(0), info.bytes_after.unwrap_or(0));
         match info.change {
-            ChangeKind::Added => (sums.added, sums.bytes_added) = (sums.added + 1, sums.bytes_added + after),
-            ChangeKind::Removed => (sums.removed, sums.bytes_removed) = (sums.removed + 1, sums.bytes_removed + before),
+            ChangeKind::Added => (sums.added, sums.bytes_added) = (sums.added + 1, sums.bytes_added.saturating_add(after)),
+            ChangeKind::Removed => {
+                (sums.removed, sums.bytes_removed) = (sums.removed + 1, sums.bytes_removed.saturating_add(before))
+            }
             ChangeKind::Content => {
                 sums.content += 1;
-                sums.content_bytes_before += before;
-                sums.content_bytes_after += after;
+                sums.content_bytes_before = sums.content_bytes_before.saturating_add(before);
+                sums.content_bytes_after = sums.content_bytes_after.saturating_add(after);
             }
             ChangeKind::Metadata => sums.metadata += 1,
             ChangeKind::Kind => sums.kind += 1,

@@ -6,8 +6,9 @@ use crate::fetch::{FetchError, Fetcher};
 use crate::library::Library;
 use crate::node::Node;
 use crate::report::Report;
-use crate::restore::fetching::{Fetched, Op, Prefetch};
-use crate::restore::{library, shown, unreadable};
+use crate::restore::choosing::PORTION_BYTES;
+use crate::restore::fetching::{Fetched, Op, Prefetch, Weighs};
+use crate::restore::{library, shown, unreadable, weight};
 use backmesh_codec::catalogue::{ContentReader, LastContents};
 use backmesh_control::{DATA_BYTES_MAX, DumpResult, Event, ExitCode, Failure, PathText, Phase, Progress, escape};
 use backmesh_format::catalogue::{CatalogueRoot, Content, Entry, Kind, key_of};
@@ -19,6 +20,11 @@ use std::time::{Duration, Instant};
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 /// Entries that are read from the catalogue at once.
 const PORTION: usize = 2048;
+/// What folders that wait for their turn may take in memory, about, in bytes. Beyond that a folder comes before its turn, and an archive's
+/// reader sets its time too early.
+const FOLDERS_BYTES_MAX: usize = 32 << 20;
+/// What the names of files with several names may take, in bytes; beyond that each name is a file of its own.
+const LINKS_BYTES_MAX: usize = 32 << 20;
 
 /// What to write.
 #[derive(Debug, Clone)]
@@ -76,13 +82,21 @@ fn no_file(path: &[u8], entry: Option<&Entry>) -> Failure {
 /// What stands before the contents of a file, and the file's path, for people.
 type Begun = (Vec<u8>, Vec<u8>);
 
+impl Weighs for Begun {
+    fn weight(&self) -> usize {
+        self.0.len() + self.1.len()
+    }
+}
+
 struct Stream<'a> {
     library: &'a mut Library,
     prefetch: Prefetch<Begun>,
     /// Which member has the contents that several names share.
     links: HashMap<u64, Vec<u8>>,
+    links_bytes: usize,
     /// Folders whose turn is still to come, by the least key that may lie in them.
     folders: BTreeMap<Vec<u8>, (Vec<u8>, Entry)>,
+    folders_bytes: usize,
     last: LastContents,
     out: Out<'a>,
 }
@@ -97,7 +111,8 @@ impl<'a> Stream<'a> {
         let fetcher = Arc::clone(&library.fetcher);
         let prefetch = Prefetch::new(Arc::clone(&fetcher), library.runtime.clone());
         let (links, folders) = (HashMap::new(), BTreeMap::new());
-        Self { library, prefetch, links, folders, last: LastContents::default(), out: Out::new(fetcher, report) }
+        let (last, out) = (LastContents::default(), Out::new(fetcher, report));
+        Self { library, prefetch, links, links_bytes: 0, folders, folders_bytes: 0, last, out }
     }
 
     fn file(&mut self, path: &[u8], entry: Option<Entry>) -> Result<(), Failure> {
@@ -123,14 +138,21 @@ impl<'a> Stream<'a> {
             if let Some(after) = &after {
                 walk.seek(&[&after[..], &[0]].concat());
             }
-            let portion: Result<Vec<(Vec<u8>, Entry)>, FetchError> = walk.take(PORTION).collect();
-            let portion = portion.map_err(|error| unreadable(&error))?;
+            let (mut portion, mut bytes) = (Vec::new(), 0);
+            while portion.len() < PORTION && bytes < PORTION_BYTES {
+                let Some(found) = walk.next() else { break };
+                let (key, entry) = found.map_err(|error| unreadable(&error))?;
+                bytes += weight(&key, &entry);
+                portion.push((key, entry));
+            }
             let Some((last, _)) = portion.last() else { break };
             after = Some(last.clone());
             for (key, entry) in portion {
                 self.folders_until(Some(&key), above)?;
                 let path = shown(&key);
-                if matches!(entry.kind, Kind::Directory) {
+                let folder_bytes = 2 * weight(&path, &entry);
+                if matches!(entry.kind, Kind::Directory) && self.folders_bytes + folder_bytes <= FOLDERS_BYTES_MAX {
+                    self.folders_bytes += folder_bytes;
                     self.folders.insert(first_inside(&path), (path, entry));
                 } else {
                     self.member(&path, path.get(1 + above..).unwrap_or_default(), entry)?;
@@ -150,6 +172,7 @@ impl<'a> Stream<'a> {
         while let Some(folder) = self.folders.first_entry().filter(|folder| key.is_none_or(|key| folder.key().as_slice() <= key))
         {
             let (path, entry) = folder.remove();
+            self.folders_bytes -= 2 * weight(&path, &entry);
             self.member(&path, path.get(1 + above..).unwrap_or_default(), entry)?;
         }
         Ok(())
@@ -162,7 +185,10 @@ impl<'a> Stream<'a> {
             .map_err(|error| Failure::new(ExitCode::Failed, format!("{} does not fit into an archive: {error}", escape(path))))?;
         self.step(Op::Begin((head, path.to_vec())))?;
         if link.is_none() {
-            if let Some(group) = entry.link_group {
+            if let Some(group) = entry.link_group
+                && self.links_bytes <= LINKS_BYTES_MAX
+            {
+                self.links_bytes += 100 + name.len();
                 self.links.insert(group, name.to_vec());
             }
             if let Kind::File { bytes, content } = entry.kind {

@@ -144,8 +144,13 @@ struct Search<'a> {
     open: BTreeMap<Vec<u8>, Open>,
     closed: Vec<(Vec<u8>, FoundInfo)>,
     sums: FindSums,
+    /// What the rows take in memory, about.
+    bytes: usize,
     told: Instant,
 }
+
+/// What the rows of a search may take in memory, about, in bytes.
+const ROWS_BYTES_MAX: usize = 96 << 20;
 
 /// Why a snapshot was not read to its end.
 enum Stop {
@@ -159,7 +164,7 @@ impl<'a> Search<'a> {
     fn new(report: &'a Report, filter: &'a Filter, limit: u64, snapshots: &'a [&'a Snapshot]) -> Self {
         let ids = snapshots.iter().map(|snapshot| snapshot.id().to_string()).collect();
         let (open, closed, sums) = (BTreeMap::new(), Vec::new(), FindSums::default());
-        Self { report, filter, limit, snapshots, ids, open, closed, sums, told: Instant::now() }
+        Self { report, filter, limit, snapshots, ids, open, closed, sums, bytes: 0, told: Instant::now() }
     }
 
     fn run(&mut self, library: &mut Library, tops: &[Vec<u8>]) -> Result<(), Failure> {
@@ -252,10 +257,12 @@ impl<'a> Search<'a> {
         if !self.filter.takes(&key, &entry) {
             return Ok(());
         }
-        if self.open.len() + self.closed.len() >= self.limit as usize {
+        if self.open.len() + self.closed.len() >= self.limit as usize || self.bytes >= ROWS_BYTES_MAX {
             return Err(Stop::Limit);
         }
         let info = entry_info(&key, &entry);
+        let target = info.target.as_ref().map_or(0, |target| target.path.len());
+        self.bytes += 400 + 2 * key.len() + info.path.path.len() + target;
         self.open.insert(key, Open { look, info, first: at });
         Ok(())
     }

@@ -1,10 +1,12 @@
 //! What dedup and compression save: counted from the local index and the snapshots' own records, of one snapshot also from its catalogue.
 
 use super::pick;
+use crate::fetch::FetchError;
 use crate::library::Library;
 use crate::node::Node;
 use crate::report::Report;
-use crate::restore::{library, unreadable};
+use crate::restore::choosing::PORTION_BYTES;
+use crate::restore::{library, unreadable, weight};
 use crate::serve::failed;
 use backmesh_codec::catalogue::{ContentReader, LastContents};
 use backmesh_control::{ExitCode, Failure, Phase, Problem, Progress, SnapshotStats, StatsResult, Time};
@@ -85,7 +87,7 @@ fn of_snapshot(node: &Node, mut library: Library, name: &str, report: &Report) -
     };
     let mut told = Instant::now();
     let mut after: Option<Vec<u8>> = None;
-    let (mut files, mut errors) = (0, Vec::new());
+    let (mut files, mut errors) = (0, Errors::default());
     let mut contents = LastContents::default();
     loop {
         let mut catalogue = library.catalogue(snapshot.catalogue.clone());
@@ -96,9 +98,12 @@ fn of_snapshot(node: &Node, mut library: Library, name: &str, report: &Report) -
         // Most contents lie in pages of their own, which cannot be read while the walk borrows the pages.
         let mut lists = Vec::new();
         let mut last = None;
-        for found in walk.take(LOOKED_UP_AT_ONCE) {
+        let mut weighed = 0;
+        while lists.len() < LOOKED_UP_AT_ONCE && weighed < PORTION_BYTES {
+            let Some(found) = walk.next() else { break };
             match found {
                 Ok((key, entry)) => {
+                    weighed += weight(&key, &entry);
                     if let Kind::File { bytes, content } = entry.kind {
                         files += 1;
                         match content {
@@ -121,6 +126,7 @@ fn of_snapshot(node: &Node, mut library: Library, name: &str, report: &Report) -
                 }
             };
             for chunk in ContentReader::new(&mut library.pages, content, bytes) {
+                tell(report, &mut told, files, snapshot.files)?;
                 match chunk {
                     Ok(chunk) => count.take(&[chunk])?,
                     Err(error) => errors.push(error),
@@ -132,13 +138,25 @@ fn of_snapshot(node: &Node, mut library: Library, name: &str, report: &Report) -
             None => break,
         };
     }
-    if let Some(error) = errors.first() {
-        report.problem(Problem::new(format!(
-            "{} parts of the catalogue cannot be read and are not counted: {error}",
-            errors.len()
-        )));
+    if let Some(error) = errors.first {
+        let count = errors.count;
+        report.problem(Problem::new(format!("{count} parts of the catalogue cannot be read and are not counted: {error}")));
     }
     count.finish(&snapshot, report)
+}
+
+/// What could not be read.
+#[derive(Default)]
+struct Errors {
+    count: u64,
+    first: Option<FetchError>,
+}
+
+impl Errors {
+    fn push(&mut self, error: FetchError) {
+        self.count += 1;
+        self.first.get_or_insert(error);
+    }
 }
 
 /// What the records of snapshots say.
@@ -152,8 +170,8 @@ fn of_snapshots(snapshots: &[Snapshot]) -> StatsResult {
     };
     StatsResult {
         snapshots: snapshots.iter().map(stats).collect(),
-        files: snapshots.iter().map(|snapshot| snapshot.files).sum(),
-        bytes_files: snapshots.iter().map(|snapshot| snapshot.bytes).sum(),
+        files: snapshots.iter().map(|snapshot| snapshot.files).fold(0, u64::saturating_add),
+        bytes_files: snapshots.iter().map(|snapshot| snapshot.bytes).fold(0, u64::saturating_add),
         ..StatsResult::default()
     }
 }
@@ -225,7 +243,7 @@ impl Frames {
             self.packs.insert(pack);
             let (k, n) = packs.shapes.get(&pack).copied().unwrap_or((1, 1));
             self.bytes_sealed += u64::from(at.frame_sealed_bytes);
-            self.bytes_held += u64::from(at.frame_sealed_bytes) * n / k;
+            self.bytes_held += u64::from(at.frame_sealed_bytes) * n / k.max(1);
         }
     }
 

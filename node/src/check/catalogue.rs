@@ -5,7 +5,7 @@ use super::{Check, Named, path};
 use crate::fetch::FetchError;
 use crate::library::Library;
 use crate::serve::failed;
-use backmesh_codec::catalogue::{ContentReader, LastContents, Pages};
+use backmesh_codec::catalogue::{ContentReader, HEIGHT_MAX, LastContents, Pages};
 use backmesh_control::{Failure, Phase, Problem, Progress};
 use backmesh_format::catalogue::{CatalogueRoot, Content, Entry, InnerPage, Kind, LeafPage};
 use backmesh_format::index::{ChunkRef, page_from_bytes};
@@ -63,6 +63,11 @@ impl Check<'_> {
     }
 
     fn catalogue(&mut self, walk: &mut Walk<'_>, root: CatalogueRoot) -> Result<(), Failure> {
+        if root.height > HEIGHT_MAX {
+            let error = DecodeError::Invalid("the height of a catalogue").into();
+            self.unreadable(&format!("the catalogue of {}", walk.snapshot), &error);
+            return Ok(());
+        }
         let mut open = vec![Open { page: root.page, height: root.height, first: None, below: None }];
         while let Some(next) = open.pop() {
             self.go_on()?;
@@ -133,6 +138,7 @@ impl Check<'_> {
                 None => {}
             }
             if ids.len() >= LOOKED_UP || !matches!(next, Some(Ok(_))) {
+                self.go_on()?;
                 self.result.chunks += ids.len() as u64;
                 for id in self.places(&mut walk.library.data, &ids)? {
                     match id {

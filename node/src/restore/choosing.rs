@@ -3,7 +3,7 @@
 //! Folders that are not chosen themselves wait until something in them is: they come before it in the catalogue, and are forgotten
 //! once the walk has passed them. What is left out as a whole folder is not fetched from the catalogue either.
 
-use super::{Failure, FetchError, PathText, Portion, Problem, Wish, Work, unreadable};
+use super::{Failure, FetchError, PathText, Portion, Problem, Wish, Work, unreadable, weight};
 use backmesh_codec::catalogue::{Rest, Walk};
 use backmesh_control::ExitCode;
 use backmesh_format::catalogue::{Entry, Kind, key_of, split_key};
@@ -13,6 +13,10 @@ use std::collections::VecDeque;
 
 /// Entries that are looked at before the pages that they are on are let go, for the contents of files.
 const PORTION: usize = 2048;
+/// What the entries of a portion may take in memory, about, in bytes.
+pub(crate) const PORTION_BYTES: usize = 16 << 20;
+/// Pages of one portion that cannot be read and are named; more of them are counted.
+const ERRORS_MAX: usize = 16;
 
 /// What is to be restored.
 pub(super) struct Wanted {
@@ -88,7 +92,15 @@ fn is_inside(path: &[u8], folder: &[u8]) -> bool {
 /// Folders that wait for something in them to be chosen: for each folder on the way to where the walk is, those in it that are
 /// still to come.
 #[derive(Default)]
-struct Waiting(Vec<(Vec<u8>, VecDeque<Found>)>);
+struct Waiting {
+    folders: Vec<(Vec<u8>, VecDeque<Found>)>,
+    bytes: usize,
+    /// Those that could not wait: they are made where they are needed, and get no modes and times.
+    turned_away: u64,
+}
+
+/// What folders that wait may take in memory, about, in bytes.
+const WAITING_BYTES_MAX: usize = 64 << 20;
 
 /// An entry, its key and its name.
 struct Found {
@@ -99,31 +111,54 @@ struct Found {
 
 impl Waiting {
     fn push(&mut self, folder: Vec<u8>, found: Found) {
-        self.0.retain(|(known, _)| is_inside(&folder, known));
-        match self.0.last_mut() {
-            Some((known, waiting)) if *known == folder => waiting.push_back(found),
-            _ => self.0.push((folder, VecDeque::from([found]))),
+        self.pass(&folder);
+        let bytes = found.weight();
+        if self.bytes + bytes > WAITING_BYTES_MAX {
+            self.turned_away += 1;
+            return;
         }
+        self.bytes += bytes;
+        match self.folders.last_mut() {
+            Some((known, waiting)) if *known == folder => waiting.push_back(found),
+            _ => self.folders.push((folder, VecDeque::from([found]))),
+        }
+    }
+
+    /// Forgets what the walk has passed, now that it is in `folder`.
+    fn pass(&mut self, folder: &[u8]) {
+        let bytes = &mut self.bytes;
+        self.folders.retain(|(known, waiting)| {
+            let stays = is_inside(folder, known);
+            *bytes -= if stays { 0 } else { waiting.iter().map(Found::weight).sum() };
+            stays
+        });
     }
 
     /// Those on the way to `folder`, outermost first; what the walk has passed is forgotten.
     fn take(&mut self, folder: &[u8]) -> Vec<Found> {
-        self.0.retain(|(known, _)| is_inside(folder, known));
+        self.pass(folder);
         let mut needed = Vec::new();
-        for (known, waiting) in &mut self.0 {
+        for (known, waiting) in &mut self.folders {
             let rest = folder[known.len()..].strip_prefix(b"/").unwrap_or(&folder[known.len()..]);
             let next = rest.split(|byte| *byte == b'/').next().unwrap_or_default();
             if next.is_empty() {
                 continue;
             }
             while waiting.front().is_some_and(|found| found.name.as_slice() < next) {
-                waiting.pop_front();
+                self.bytes -= waiting.pop_front().as_ref().map_or(0, Found::weight);
             }
             if waiting.front().is_some_and(|found| found.name == next) {
+                self.bytes -= waiting.front().map_or(0, Found::weight);
                 needed.extend(waiting.pop_front());
             }
         }
         needed
+    }
+}
+
+impl Found {
+    fn weight(&self) -> usize {
+        weight(&self.key, &self.entry)
     }
 }
 
@@ -169,7 +204,8 @@ impl Work<'_> {
                     walk
                 }
             };
-            let portion = portion(walk, &mut chooser);
+            let portion = portion(walk, &mut chooser, || self.report.is_stopped());
+            self.go_on()?;
             seen += portion.seen;
             for (key, entry, choice) in portion.entries {
                 self.go_on()?;
@@ -183,10 +219,19 @@ impl Work<'_> {
                 let message = format!("a part of the catalogue cannot be read, and what it lists is missing: {error}");
                 self.report.problem(Problem::at(&[b"/", path].concat(), message));
             }
+            if portion.errors_untold > 0 {
+                let message = format!("{} more parts of the catalogue cannot be read", portion.errors_untold);
+                self.report.problem(Problem::at(&[b"/", path].concat(), message));
+            }
             match portion.more {
                 Some(more) => from = Some(more),
                 None => break,
             }
+        }
+        if waiting.turned_away > 0 {
+            let message =
+                format!("{} folders get no modes and times: too many wait for what is chosen in them", waiting.turned_away);
+            self.report.problem(Problem::at(&[b"/", path].concat(), message));
         }
         if seen == 0 && !path.is_empty() {
             self.report.problem(Problem::at(&[b"/", path].concat(), "it is not in the snapshot"));
@@ -238,19 +283,30 @@ impl Work<'_> {
 }
 
 /// As many entries as are looked at in one go.
-fn portion<P: backmesh_codec::catalogue::Pages<Error = FetchError>>(mut walk: Walk<P>, chooser: &mut Chooser) -> Portion {
-    let mut portion = Portion { entries: Vec::new(), seen: 0, errors: Vec::new(), more: None };
+fn portion<P: backmesh_codec::catalogue::Pages<Error = FetchError>>(
+    mut walk: Walk<P>,
+    chooser: &mut Chooser,
+    is_stopped: impl Fn() -> bool,
+) -> Portion {
+    let mut portion = Portion { entries: Vec::new(), seen: 0, errors: Vec::new(), errors_untold: 0, more: None };
+    let mut bytes = 0;
     while let Some(found) = walk.next() {
         let (key, entry) = match found {
             Ok(found) => found,
-            Err(error) => {
+            Err(_) if is_stopped() => break,
+            Err(error) if portion.errors.len() < ERRORS_MAX => {
                 portion.errors.push(error);
+                continue;
+            }
+            Err(_) => {
+                portion.errors_untold += 1;
                 continue;
             }
         };
         portion.seen += 1;
         let choice = choice_of(&key, &entry, chooser, &mut walk);
-        let is_last = portion.seen as usize == PORTION;
+        bytes += if choice == Choice::Leave { 0 } else { weight(&key, &entry) };
+        let is_last = portion.seen as usize == PORTION || bytes >= PORTION_BYTES;
         let last = is_last.then(|| key.clone());
         if choice != Choice::Leave {
             portion.entries.push((key, entry, choice));
@@ -352,6 +408,6 @@ mod tests {
         assert_eq!(take(&mut waiting, "b/y/z"), ["z"]);
         assert!(take(&mut waiting, "b/y/z").is_empty());
         assert_eq!(take(&mut waiting, "c"), ["c"]);
-        assert!(waiting.0.iter().all(|(_, waiting)| waiting.is_empty()));
+        assert!(waiting.folders.iter().all(|(_, waiting)| waiting.is_empty()));
     }
 }

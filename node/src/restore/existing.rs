@@ -5,26 +5,61 @@ use backmesh_format::index::ChunkRef;
 use backmesh_format::keys::ChunkIdKey;
 use std::fs::File;
 
-/// Which chunks the file has at their places; `holes` says which of them lie within holes, if any do. `go_on` may end the looking.
-pub(super) fn chunks_here(
-    file: &File,
-    refs: &[ChunkRef],
-    holes: &[bool],
-    id_key: &ChunkIdKey,
-    go_on: impl Fn() -> Result<(), Failure>,
-) -> Result<Vec<bool>, Failure> {
-    let (mut buffer, mut offset) = (Vec::new(), 0);
-    let is_here = |(at, chunk): (usize, &ChunkRef)| {
-        go_on()?;
-        let start = offset;
-        offset += u64::from(chunk.bytes);
-        if holes.get(at).copied().unwrap_or(false) && backmesh_source::is_hole(file, start, chunk.bytes.into()) {
-            return Ok(true);
+/// Chunks of which it is remembered whether they are in the file that lies there, 16 MB: those behind are fetched again.
+const KEPT_MAX: usize = 16 << 20;
+
+/// Which chunks the file that lies there has at their places.
+#[derive(Default)]
+pub(super) struct Here {
+    chunks: Vec<bool>,
+    is_any: bool,
+    is_missing: bool,
+}
+
+impl Here {
+    /// Whether it has this one.
+    pub(super) fn has(&self, number: usize) -> bool {
+        self.chunks.get(number).copied().unwrap_or(false)
+    }
+
+    /// Whether it has any.
+    pub(super) fn is_any(&self) -> bool {
+        self.is_any
+    }
+
+    /// Whether none is missing.
+    pub(super) fn is_all(&self) -> bool {
+        !self.is_missing
+    }
+
+    /// Looks for the chunks that follow, the first of which begins at `offset`; `holes` says which of them lie within holes, if any do.
+    /// `go_on` may end the looking.
+    pub(super) fn look(
+        &mut self,
+        file: &File,
+        mut offset: u64,
+        refs: &[ChunkRef],
+        holes: &[bool],
+        id_key: &ChunkIdKey,
+        go_on: impl Fn() -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let mut buffer = Vec::new();
+        for (at, chunk) in refs.iter().enumerate() {
+            go_on()?;
+            let is_hole = holes.get(at).copied().unwrap_or(false);
+            let is_here = is_hole && backmesh_source::is_hole(file, offset, chunk.bytes.into()) || {
+                buffer.resize(chunk.bytes as usize, 0);
+                crate::os::read_exact_at(file, &mut buffer, offset).is_ok() && id_key.id(&buffer) == chunk.id
+            };
+            offset += u64::from(chunk.bytes);
+            self.is_any |= is_here;
+            self.is_missing |= !is_here;
+            if self.chunks.len() < KEPT_MAX {
+                self.chunks.push(is_here);
+            }
         }
-        buffer.resize(chunk.bytes as usize, 0);
-        Ok(crate::os::read_exact_at(file, &mut buffer, start).is_ok() && id_key.id(&buffer) == chunk.id)
-    };
-    refs.iter().enumerate().map(is_here).collect()
+        Ok(())
+    }
 }
 
 /// Bytes of a file, if they are the chunk.

@@ -14,7 +14,7 @@ pub(super) fn expected(library: &mut Library, snapshot: &Snapshot, wanted: &Want
     if covers_all(snapshot, &wanted.paths) && wanted.selection().is_none() {
         return Some((snapshot.files, snapshot.bytes));
     }
-    let (mut entries, mut files, mut bytes) = (0, 0, 0);
+    let (mut entries, mut files, mut bytes) = (0, 0, 0_u64);
     for path in &wanted.paths {
         let mut chooser = wanted.chooser(path);
         let mut catalogue = library.catalogue(snapshot.catalogue.clone());
@@ -29,7 +29,7 @@ pub(super) fn expected(library: &mut Library, snapshot: &Snapshot, wanted: &Want
             if let Kind::File { bytes: of_file, .. } = entry.kind
                 && is_taken
             {
-                (files, bytes) = (files + 1, bytes + of_file);
+                (files, bytes) = (files + 1, bytes.saturating_add(of_file));
             }
         }
     }

@@ -41,6 +41,15 @@ const PORTIONS: usize = 2;
 /// Packs read from side by side.
 const PACKS_AT_ONCE: usize = 4;
 
+/// What the beginnings of files that wait for their contents may take in memory, about, in bytes: an entry may have a MiB of attributes.
+const BEGUN_BYTES_MAX: usize = 16 << 20;
+
+/// What takes memory while it waits.
+pub(crate) trait Weighs {
+    /// How much, about, in bytes.
+    fn weight(&self) -> usize;
+}
+
 /// A step of writing files, in order.
 pub(crate) enum Op<B> {
     /// A file begins, with what its writer has to know.
@@ -84,6 +93,7 @@ pub(crate) struct Prefetch<B> {
     runtime: Handle,
     gathered: Vec<Op<B>>,
     gathered_bytes: u64,
+    gathered_weight: usize,
     /// None before the first step.
     together: Option<Together>,
     /// Looked up, and in no portion yet.
@@ -93,13 +103,14 @@ pub(crate) struct Prefetch<B> {
     shared: Shared,
 }
 
-impl<B: Send + 'static> Prefetch<B> {
+impl<B: Weighs + Send + 'static> Prefetch<B> {
     pub(crate) fn new(fetcher: Arc<Fetcher>, runtime: Handle) -> Self {
         Self {
             fetcher,
             runtime,
             gathered: Vec::new(),
             gathered_bytes: 0,
+            gathered_weight: 0,
             together: None,
             placed: VecDeque::new(),
             waiting: VecDeque::new(),
@@ -113,12 +124,15 @@ impl<B: Send + 'static> Prefetch<B> {
     /// # Errors
     /// Where what was under way stopped.
     pub(crate) fn push(&mut self, op: Op<B>, places: &mut Places) -> Result<Option<Fetched<B>>, Failure> {
-        if let Op::Fetch(chunk) = &op {
-            self.gathered_bytes += u64::from(chunk.bytes);
+        match &op {
+            Op::Fetch(chunk) => self.gathered_bytes += u64::from(chunk.bytes),
+            Op::Begin(begun) => self.gathered_weight += begun.weight(),
+            Op::Here(_) | Op::Hole(_) | Op::End => {}
         }
         self.gathered.push(op);
         let together = *self.together.get_or_insert(if places.is_far() { Together::FAR_FIRST } else { Together::NEAR });
-        if self.gathered.len() >= together.ops || self.gathered_bytes >= together.bytes {
+        let is_heavy = self.gathered_weight >= BEGUN_BYTES_MAX;
+        if is_heavy || self.gathered.len() >= together.ops || self.gathered_bytes >= together.bytes {
             self.place(places);
             self.together = Some(if places.is_far() { together.next() } else { together });
         }
@@ -141,7 +155,7 @@ impl<B: Send + 'static> Prefetch<B> {
     /// Looks up where the gathered chunks lie.
     fn place(&mut self, places: &mut Places) {
         let ops = std::mem::take(&mut self.gathered);
-        self.gathered_bytes = 0;
+        (self.gathered_bytes, self.gathered_weight) = (0, 0);
         let ids: Vec<ChunkId> =
             ops.iter().filter_map(|op| if let Op::Fetch(chunk) = op { Some(chunk.id) } else { None }).collect();
         let mut found = places.of(&ids).into_iter();

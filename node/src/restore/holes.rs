@@ -15,12 +15,13 @@ pub(super) struct Zeros {
 }
 
 impl Zeros {
-    /// Which of a file's chunks lie within its holes and are zeros; nothing where it has no holes.
-    pub(super) fn within(&mut self, holes: &[(u64, u64)], refs: &[ChunkRef], id_key: &ChunkIdKey) -> Vec<bool> {
+    /// Which of a file's chunks, the first of which begins at `start`, lie within its holes and are zeros; nothing where it has no holes.
+    pub(super) fn within(&mut self, holes: &[(u64, u64)], start: u64, refs: &[ChunkRef], id_key: &ChunkIdKey) -> Vec<bool> {
         if holes.is_empty() {
             return Vec::new();
         }
-        let (mut holes, mut offset) = (holes.iter().peekable(), 0_u64);
+        let first = holes.partition_point(|(at, bytes)| at.saturating_add(*bytes) <= start);
+        let (mut holes, mut offset) = (holes[first..].iter().peekable(), start);
         let is_hole = |chunk: &ChunkRef| {
             let (start, end) = (offset, offset.saturating_add(chunk.bytes.into()));
             offset = end;
@@ -47,7 +48,12 @@ mod tests {
         let id_key = ChunkIdKey::new([3; 32]);
         let chunk = |bytes: &[u8]| ChunkRef { id: id_key.id(bytes), bytes: bytes.len() as u32 };
         let refs = [chunk(b"ab"), chunk(&[0; 4]), chunk(&[0; 2]), chunk(b"\0c"), chunk(&[0; 3]), chunk(b"defg")];
-        let found = |holes: &[(u64, u64)]| Zeros::default().within(holes, &refs, &id_key);
+        let found = |holes: &[(u64, u64)]| {
+            let whole = Zeros::default().within(holes, 0, &refs, &id_key);
+            let second = Zeros::default().within(holes, 6, &refs[2..], &id_key);
+            assert!(second == whole[2.min(whole.len())..], "the rest of a file has the same holes");
+            whole
+        };
         assert_eq!(found(&[]), Vec::<bool>::new());
         assert_eq!(found(&[(2, 7), (10, 3)]), [false, true, true, false, true, false]);
         assert_eq!(found(&[(2, 6)]), [false, true, true, false, false, false]);

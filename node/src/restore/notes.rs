@@ -14,6 +14,8 @@ pub(super) fn notes(finished: &Finished, sockets: u64, torn: u64) -> Vec<String>
         ),
         (finished.attributes_not_set, "without extended attributes or access control lists: the target's file system keeps none"),
         (torn, "changed while they were backed up, and may be as they never were; backmesh ls names them"),
+        (finished.names_apart, "restored as files of their own: there are too many files with several names to keep in mind"),
+        (finished.problems_untold, "with more problems of the same kind as those that were told"),
         (sockets, "left out, being a socket: the program that it belongs to makes it anew"),
     ];
     let counted = |(number, what): &(u64, &str)| (*number > 0).then(|| format!("{} {what}", count(*number, "entry", "entries")));

@@ -177,6 +177,28 @@ impl LastContents {
 #[derive(Debug)]
 pub struct ContentReader<P> {
     pages: P,
+    cursor: ContentCursor,
+}
+
+impl<P: Pages> ContentReader<P> {
+    /// Reads the contents of a file of `bytes` bytes.
+    pub fn new(pages: P, content: Content, bytes: u64) -> Self {
+        Self { pages, cursor: ContentCursor::new(content, bytes) }
+    }
+}
+
+impl<P: Pages> Iterator for ContentReader<P> {
+    type Item = Result<ChunkRef, P::Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.cursor.next(&mut self.pages)
+    }
+}
+
+/// How far the chunks of a file have been named, as a [`ContentReader`] names them, for who cannot lend it the pages all the time. Memory is
+/// bounded by a page for each level, however long the list is.
+#[derive(Debug)]
+pub struct ContentCursor {
     /// The contents, until they are read.
     elsewhere: Option<Content>,
     /// What is left of each page from the topmost down, with how many levels of pages lie below.
@@ -185,15 +207,25 @@ pub struct ContentReader<P> {
     done: bool,
 }
 
-impl<P: Pages> ContentReader<P> {
-    /// Reads the contents of a file of `bytes` bytes.
-    pub fn new(pages: P, content: Content, bytes: u64) -> Self {
-        Self { pages, elsewhere: Some(content), open: Vec::new(), bytes_left: bytes, done: false }
+impl ContentCursor {
+    /// Before the first chunk of a file of `bytes` bytes.
+    pub fn new(content: Content, bytes: u64) -> Self {
+        Self { elsewhere: Some(content), open: Vec::new(), bytes_left: bytes, done: false }
     }
 
-    fn advance(&mut self) -> Result<Option<ChunkRef>, P::Error> {
+    /// The next chunk, or why it cannot be named; after that, and after the last, nothing.
+    pub fn next<P: Pages>(&mut self, pages: &mut P) -> Option<Result<ChunkRef, P::Error>> {
+        if self.done {
+            return None;
+        }
+        let item = self.advance(pages).transpose();
+        self.done = !matches!(item, Some(Ok(_)));
+        item
+    }
+
+    fn advance<P: Pages>(&mut self, pages: &mut P) -> Result<Option<ChunkRef>, P::Error> {
         if let Some(content) = self.elsewhere.take() {
-            match beside_the_entry(&mut self.pages, content)? {
+            match beside_the_entry(pages, content)? {
                 Content::Pages { depth, pages } => self.open.push((depth, pages.into_iter())),
                 Content::Chunks(chunks) => self.open.push((0, chunks.into_iter())),
                 Content::InPage { .. } => return Err(DecodeError::Invalid("the contents of a file").into()),
@@ -210,7 +242,7 @@ impl<P: Pages> ContentReader<P> {
             if depth > DEPTH_MAX {
                 return Err(DecodeError::Invalid("the depth of a chunk list").into());
             }
-            let ChunkList(list) = fetch(&mut self.pages, &chunk)?;
+            let ChunkList(list) = fetch(pages, &chunk)?;
             if list.is_empty() {
                 return Err(DecodeError::Invalid("the length of a chunk list").into());
             }
@@ -227,18 +259,5 @@ impl<P: Pages> ContentReader<P> {
             }
             _ => Err(DecodeError::Invalid("the length of a file")),
         }
-    }
-}
-
-impl<P: Pages> Iterator for ContentReader<P> {
-    type Item = Result<ChunkRef, P::Error>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.done {
-            return None;
-        }
-        let item = self.advance().transpose();
-        self.done = !matches!(item, Some(Ok(_)));
-        item
     }
 }

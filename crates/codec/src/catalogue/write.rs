@@ -59,7 +59,7 @@ const CONTENTS_NAME_BYTES: usize = 32 + 3 + 2;
 /// Around an item: the lengths of the prefix and of the rest of its key.
 const ITEM_OVERHEAD_BYTES: usize = 3 + 3;
 /// The highest catalogue; a million entries have three levels.
-pub(super) const HEIGHT_MAX: u8 = 16;
+pub const HEIGHT_MAX: u8 = 16;
 
 /// Writes a catalogue from its entries in key order. Pages go to a sink, which stores the bytes as a chunk unless they are stored
 /// already, and names it.

@@ -215,6 +215,19 @@ pub(crate) fn create_file(folder: impl AsFd, name: &[u8]) -> io::Result<File> {
     Ok(File::from(rustix::fs::openat(folder, name, flags, Mode::from_raw_mode(0o600))?))
 }
 
+/// Makes a file for reading and writing that has no name any more.
+pub(crate) fn create_nameless(folder: impl AsFd, name: &[u8]) -> io::Result<File> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::openat(&folder, name, flags, Mode::from_raw_mode(0o600))?);
+    remove_file(folder, name)?;
+    Ok(file)
+}
+
+/// Fills `bytes` from an offset on.
+pub(crate) fn read_exact_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+    file.read_exact_at(bytes, offset)
+}
+
 /// Makes a folder that only its owner can enter until it is complete.
 pub(crate) fn make_folder(folder: impl AsFd, name: &[u8]) -> io::Result<()> {
     Ok(rustix::fs::mkdirat(folder, name, Mode::from_raw_mode(0o700))?)

@@ -6,6 +6,7 @@
 
 mod extras;
 mod finish;
+mod later;
 mod meta;
 mod place;
 mod sink;
@@ -26,8 +27,10 @@ use crate::os::{self, Handle, Owners};
 use crate::stat::Stat;
 
 pub use self::finish::Finished;
+use self::later::Later;
 use self::place::Place;
 pub use self::sink::FileSink;
+use self::sink::with_temporary_name;
 use self::target::Folders;
 
 /// How to restore.
@@ -237,21 +240,27 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Folders whose metadata is set at the end: key and encoded entry.
-    folders: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Folders whose metadata is set at the end: key, behind its length, and encoded entry.
+    folders: Later,
     /// The first name of each group of names.
     groups: HashMap<u64, FirstName>,
+    groups_bytes: usize,
     /// Other names, to be linked at the end: group and key.
-    links: Vec<(u64, Vec<u8>)>,
+    links: Later,
     /// Files with several names that were kept: device, inode, and the group that they stand for.
     claimed: HashMap<(u64, u64), u64>,
-    /// Files with immutable or append-only flags, set at the very end.
-    pinned: Vec<(Vec<u8>, u32)>,
+    /// Files with immutable or append-only flags, set at the very end: flags and key.
+    pinned: Later,
     owners_not_set: u64,
     labels_not_set: u64,
     flags_not_set: u64,
     attributes_not_set: u64,
+    names_apart: u64,
 }
+
+/// What the first names of files with several names may take in memory, about, in bytes: 64 MiB are some 400,000 files. Beyond that each
+/// name becomes a file of its own.
+const GROUPS_BYTES_MAX: usize = 64 << 20;
 
 #[derive(Debug)]
 struct FirstName {
@@ -314,7 +323,7 @@ impl RestoreWriter {
         let place = self.shared.place(key)?;
         let there = self.shared.there(&place)?;
         let step = self.shared.step(&place, entry, there.as_ref())?;
-        self.shared.remember(&place, entry, step, there.as_ref());
+        self.shared.remember(&place, entry, step, there.as_ref())?;
         if self.shared.options.dry_run {
             return Ok(Applied { step, problems: Vec::new() });
         }
@@ -474,21 +483,38 @@ impl Shared {
         }
     }
 
-    fn remember(&self, place: &Place, entry: &Entry, step: Step, there: Option<&Stat>) {
+    fn remember(&self, place: &Place, entry: &Entry, step: Step, there: Option<&Stat>) -> Result<(), RestoreError> {
+        let set_aside = |error| place.io("set it aside for the end of the restore", error);
+        let make = || self.nameless();
         let mut state = self.state();
-        if matches!(entry.kind, Kind::Directory) {
-            state.folders.push((place.key.clone(), entry.to_wire()));
+        // A dry run has no end.
+        if self.options.dry_run {
+        } else if matches!(entry.kind, Kind::Directory) {
+            let piece = [&(place.key.len() as u32).to_le_bytes()[..], &place.key, &entry.to_wire()].concat();
+            state.folders.push(&piece, make).map_err(set_aside)?;
         } else if os::is_pinned(entry.flags) && step != Step::Link {
-            state.pinned.push((place.key.clone(), entry.flags));
+            state.pinned.push(&[&entry.flags.to_le_bytes()[..], &place.key].concat(), make).map_err(set_aside)?;
         }
-        let Some(group) = entry.link_group else { return };
+        let Some(group) = entry.link_group else { return Ok(()) };
         if step == Step::Link {
-            state.links.push((group, place.key.clone()));
-            return;
+            let piece = [&group.to_le_bytes()[..], &place.key].concat();
+            return if self.options.dry_run { Ok(()) } else { state.links.push(&piece, make).map_err(set_aside) };
         }
+        if state.groups_bytes > GROUPS_BYTES_MAX && !state.groups.contains_key(&group) {
+            state.names_apart += 1;
+            return Ok(());
+        }
+        state.groups_bytes += 100 + place.key.len();
         state.groups.insert(group, FirstName { key: place.key.clone(), is_ready: false });
         if let Some(stat) = there.filter(|stat| step == Step::Keep && stat.links > 1) {
             state.claimed.insert((stat.key.device, stat.key.inode), group);
         }
+        Ok(())
+    }
+
+    /// A file in the target that has no name there.
+    fn nameless(&self) -> io::Result<File> {
+        let folders = self.folders.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        with_temporary_name(|name| os::create_nameless(&**folders.root(), name)).map(|(_, file)| file)
     }
 }
