@@ -96,8 +96,7 @@ fn fail(failure: Failure, json: bool) -> ExitCode {
             other => other,
         };
     }
-    let hint = failure.hint.map(|hint| format!("  {hint}\n")).unwrap_or_default();
-    print("", &format!("error: {}\n{hint}", failure.message));
+    print("", &format!("{}\n", failure.text()));
     code
 }
 

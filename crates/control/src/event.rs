@@ -2,7 +2,7 @@
 
 use crate::answer::{Answer, EntryInfo, LsResult, PlanItem, RestoreResult};
 use crate::exit::ExitCode;
-use crate::path::PathText;
+use crate::path::{PathText, escape};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -210,6 +210,13 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// What a person is shown: nothing in it can tell a terminal what to do, and of line breaks only those of the message stay.
+    pub fn text(&self) -> String {
+        let message: Vec<String> = self.message.split('\n').map(|line| escape(line.as_bytes())).collect();
+        let hint = self.hint.as_ref().map(|hint| format!("\n  {}", escape(hint.as_bytes())));
+        format!("error: {}{}", message.join("\n"), hint.unwrap_or_default())
+    }
+
     /// A failure without advice.
     pub fn new(code: ExitCode, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), hint: None }
