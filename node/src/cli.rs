@@ -19,7 +19,7 @@ mod man;
 pub mod output;
 mod peers;
 mod protect;
-mod recite;
+pub mod recite;
 mod recover;
 mod restore;
 mod rule_args;
@@ -29,7 +29,7 @@ mod snapshots;
 mod stats;
 mod status;
 mod unprotect;
-mod when;
+pub mod when;
 
 use crate::os;
 use crate::state::StateError;

@@ -6,6 +6,8 @@ pub mod canaries;
 pub mod debian;
 pub mod disk;
 pub mod faults;
+pub mod forgery;
+pub mod fuzzing;
 pub mod lan;
 pub mod liar;
 pub mod messages;
@@ -26,11 +28,14 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// The program `name`, built in the profile of the running test.
+/// The program `name`, built in the profile of the running test, or as it lies in the folder that `BACKMESH_TESTS_PROGRAMS` names.
 pub fn program(name: &str) -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     static PATHS: OnceLock<[PathBuf; 2]> = OnceLock::new();
-    let folder = FOLDER.get_or_init(|| build_programs().expect("the programs build"));
+    let folder = FOLDER.get_or_init(|| match std::env::var_os("BACKMESH_TESTS_PROGRAMS") {
+        Some(folder) => folder.into(),
+        None => build_programs().expect("the programs build"),
+    });
     let [node, admin] = PATHS.get_or_init(|| [folder.join("backmesh"), folder.join("backmesh-admin")]);
     if name == "backmesh" { node } else { admin }
 }

@@ -5,7 +5,7 @@ use thiserror::Error;
 
 /// A text that is not a pattern.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub(super) enum GlobError {
+pub enum GlobError {
     /// A class has no end.
     #[error("\"{0}\" has a [ without a ]: write \\[ where the character itself is meant")]
     OpenClass(String),
@@ -19,7 +19,7 @@ pub(super) enum GlobError {
 
 /// A pattern.
 #[derive(Debug, Clone)]
-pub(super) struct Glob {
+pub struct Glob {
     /// For each name of the path, or for the last one only.
     parts: Vec<Part>,
     whole_path: bool,
@@ -54,7 +54,7 @@ impl Glob {
     ///
     /// # Errors
     /// Where it makes no sense.
-    pub(super) fn new(text: &str, ignore_case: bool) -> Result<Self, GlobError> {
+    pub fn new(text: &str, ignore_case: bool) -> Result<Self, GlobError> {
         let whole_path = text.contains('/');
         let mut parts = Vec::new();
         if whole_path && !text.starts_with('/') {
@@ -70,7 +70,7 @@ impl Glob {
     }
 
     /// Whether an absolute path matches.
-    pub(super) fn matches(&self, path: &[u8]) -> bool {
+    pub fn matches(&self, path: &[u8]) -> bool {
         let mut names = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty());
         let units = |name: &[u8]| units(name, self.ignore_case);
         let is_match = |part: &Part, name: &Vec<u32>| matches!(part, Part::Name(tokens) if name_matches(tokens, name));

@@ -2,7 +2,7 @@
 
 use super::recite;
 use crate::units::{count, display_seconds, display_size};
-use backmesh_control::{Answer, Event, ExitCode, Failure, Phase, Problem, Progress, escape};
+use backmesh_control::{Answer, Event, ExitCode, Phase, Problem, Progress, escape};
 use backmesh_format::UnixMillis;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, Write};
@@ -72,7 +72,7 @@ impl Output {
             Event::Problem(problem) => self.aside(&problem_text(&problem)),
             Event::Error(failure) => {
                 self.finish();
-                self.aside(&failure_text(&failure));
+                self.aside(&failure.text());
             }
             Event::Result { more, answer } => {
                 let heading = {
@@ -163,6 +163,17 @@ fn progress_text(progress: &Progress) -> String {
     parts.join("  ")
 }
 
+/// What a person is shown of an event, the data of a file aside.
+pub fn text_of(event: &Event) -> String {
+    match event {
+        Event::Progress(progress) => progress_text(progress),
+        Event::Data { .. } => String::new(),
+        Event::Problem(problem) => problem_text(problem),
+        Event::Error(failure) => failure.text(),
+        Event::Result { more, answer } => recite::answer(answer, true, *more),
+    }
+}
+
 /// Results that only say that all is well. What a plan shows was asked for.
 fn is_summary(answer: &Answer) -> bool {
     match answer {
@@ -177,14 +188,6 @@ fn problem_text(problem: &Problem) -> String {
     match problem.path.as_ref().and_then(backmesh_control::PathText::bytes) {
         Some(path) => format!("problem: {}: {}", escape(&path), escape(problem.message.as_bytes())),
         None => format!("problem: {}", escape(problem.message.as_bytes())),
-    }
-}
-
-fn failure_text(failure: &Failure) -> String {
-    let message = escape(failure.message.as_bytes()).replace("\\n", "\n");
-    match &failure.hint {
-        None => format!("error: {message}"),
-        Some(hint) => format!("error: {message}\n  {}", escape(hint.as_bytes())),
     }
 }
 

@@ -14,7 +14,7 @@ use backmesh_control::{
 use std::io::IsTerminal;
 
 /// The text of a result. `heading` where it is the first of its list, `more` where another part follows.
-pub(super) fn answer(answer: &Answer, heading: bool, more: bool) -> String {
+pub fn answer(answer: &Answer, heading: bool, more: bool) -> String {
     match answer {
         Answer::Backup(result) => backup(result),
         Answer::Snapshots(result) if result.snapshots.is_empty() && heading && !more => {
