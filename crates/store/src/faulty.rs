@@ -1,15 +1,25 @@
 //! A disk for tests: in memory, it fails at the call that it is told to, and forgets with the power what was not synced.
 //!
 //! It is meaner than disks are, within what file systems allow: a write that fails has written its first half; the failed sync of
-//! a file drops what it should have synced, and the next one succeeds without it; after a power cut every unsynced write is there, torn, or
-//! gone, each by itself; of the names of a folder the first few changes since its last sync are there and the others are not.
+//! a file drops what it should have synced while it goes on showing it, and the next one succeeds without it; after a power cut each
+//! sector of every unsynced write is there, torn, or gone, each by itself ([`contents`]); of the names of a folder any are there that
+//! a file system may leave ([`names`]). Beyond what is allowed, it can lie: lose a write that it confirmed, put it in the place of
+//! another, flip a bit.
+
+mod contents;
+mod names;
+mod sites;
 
 use crate::disk::{Disk, DiskFile, Held, Listed};
-use std::collections::{BTreeMap, BTreeSet};
+use contents::{Contents, Write};
+use names::{Change, Node, Space, is_root};
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub use names::Journal;
 
 /// How a call fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,58 +28,52 @@ pub enum Fault {
     Fail,
     /// This call reports that no space is left, if it is one that may need any.
     Full,
+    /// From this call on every one that may need space reports that none is left, until the next start.
+    FullFrom,
     /// This call and all later ones fail until [`FaultyDisk::kill`] or [`FaultyDisk::cut_power`]: the process ends here.
     Stop,
+    /// The first read from this call on gives half of its bytes, and says that the file ends there.
+    Short,
+    /// The first write from this call on is confirmed and shown, and is never on the disk.
+    Lost,
+    /// The first write from this call on is confirmed and shown, and is on the disk in another place: of this file or another.
+    Misdirected,
+    /// The first write from this call on is confirmed and shown, and on the disk one of its bits is another.
+    Flip,
 }
 
-/// The disk. Its clones are the same disk.
+impl Fault {
+    /// Whether a disk does this against what it promises.
+    pub const fn is_a_lie(self) -> bool {
+        matches!(self, Self::Lost | Self::Misdirected | Self::Flip)
+    }
+}
+
+/// The disk. Its clones are the same disk; [`FaultyDisk::fork`] makes another.
 #[derive(Debug, Clone, Default)]
 pub struct FaultyDisk {
     state: Arc<Mutex<State>>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Node {
-    Dir,
-    File(usize),
-}
-
-type Names = BTreeMap<PathBuf, Node>;
-
-#[derive(Debug, Clone)]
-enum Change {
-    Put(PathBuf, Node),
-    Remove(PathBuf),
-    Rename(PathBuf, PathBuf),
-}
-
-#[derive(Debug, Clone)]
-enum Write {
-    Bytes(u64, Vec<u8>),
-    Length(u64),
-}
-
-#[derive(Debug, Default)]
-struct Contents {
-    now: Vec<u8>,
-    durable: Vec<u8>,
-    unsynced: Vec<Write>,
-}
-
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 struct State {
-    now: Names,
-    durable: Names,
-    /// By folder, what has changed since its last sync.
-    unsynced: BTreeMap<PathBuf, Vec<Change>>,
+    space: Space,
     files: Vec<Contents>,
     locks: BTreeSet<PathBuf>,
     calls: u64,
     fault: Option<(u64, Fault)>,
+    /// What the call was that failed.
+    failed: Option<String>,
     stopped: bool,
+    full: bool,
+    /// The sync of a folder failed, and the file system takes no more changes.
+    read_only: bool,
+    /// A file system with a journal does that.
+    has_journal: bool,
     free_bytes: Option<u64>,
     /// Files that were opened before the last restart are no longer open.
     starts: u64,
+    sites: sites::Sites,
 }
 
 #[derive(Debug)]
@@ -77,6 +81,7 @@ struct FaultyFile {
     disk: FaultyDisk,
     number: usize,
     start: u64,
+    path: PathBuf,
 }
 
 #[derive(Debug)]
@@ -86,15 +91,66 @@ struct FaultyLock {
     start: u64,
 }
 
+/// What a call does, as far as faults differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Needs no space.
+    Plain,
+    Read,
+    /// May need space.
+    Grow,
+    Write,
+    /// Makes things durable.
+    Sync,
+}
+
 impl FaultyDisk {
     /// An empty disk that works.
     pub fn new() -> Self {
         Self::default()
     }
 
+    /// An empty disk with a file system of a kind, which takes no more changes once the sync of a folder has failed.
+    pub fn with_journal(journal: Journal) -> Self {
+        let disk = Self::default();
+        disk.set_journal(journal);
+        disk
+    }
+
+    /// Another disk with the same on it, which works.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        let mut state = self.state().clone();
+        state.restart();
+        Self { state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// From now on the file system is of this kind, as [`FaultyDisk::with_journal`] says.
+    pub fn set_journal(&self, journal: Journal) {
+        let mut state = self.state();
+        (state.space.journal, state.has_journal) = (journal, true);
+    }
+
+    /// Flips one bit of one of the files, durably; which one `seed` says. What it was, in words.
+    pub fn rot(&self, seed: u64) -> Option<String> {
+        let mut random = Random(seed.wrapping_add(3));
+        let mut state = self.state();
+        let State { space, files, .. } = &mut *state;
+        let named = space.now.iter().filter_map(|(path, node)| Some((path, node.file()?)));
+        let named: Vec<_> = named.filter(|(_, number)| !files[*number].durable.is_empty()).collect();
+        let (path, number) = named.get(random.below(named.len() as u64) as usize)?;
+        let file = &mut files[*number];
+        let (at, bit) = (random.below(file.durable.len() as u64) as usize, 1 << random.below(8));
+        for bytes in [&mut file.now, &mut file.durable] {
+            bytes.get_mut(at).into_iter().for_each(|byte| *byte ^= bit);
+        }
+        Some(format!("a bit of byte {at} of {}", path.display()))
+    }
+
     /// Lets the call with this number fail; the first call ever has number 0.
     pub fn fail_at(&self, call: u64, fault: Fault) {
-        self.state().fault = Some((call, fault));
+        let mut state = self.state();
+        (state.fault, state.failed) = (Some((call, fault)), None);
     }
 
     /// How many calls there were.
@@ -105,7 +161,12 @@ impl FaultyDisk {
     /// Whether a fault has happened.
     pub fn has_failed(&self) -> bool {
         let state = self.state();
-        state.fault.is_some_and(|(call, _)| call < state.calls)
+        state.failed.is_some() || state.fault.is_some_and(|(call, _)| call < state.calls)
+    }
+
+    /// What the call was that failed last.
+    pub fn failed_call(&self) -> Option<String> {
+        self.state().failed.clone()
     }
 
     /// What [`Disk::free_bytes`] says, 1 TiB unless this is called.
@@ -113,9 +174,18 @@ impl FaultyDisk {
         self.state().free_bytes = Some(bytes);
     }
 
-    /// Ends the process, as kill -9 does: all that was written is there. The disk works again.
+    /// Ends the process, as kill -9 does: all that was written is there. The disk works again, unless its file system has ended.
     pub fn kill(&self) {
         self.state().restart();
+    }
+
+    /// Ends the process, and the system needs its memory for other things: of what it showed and had failed to write, `seed` decides
+    /// what it shows on.
+    pub fn kill_and_evict(&self, seed: u64) {
+        let mut random = Random(seed.wrapping_add(2));
+        let mut state = self.state();
+        state.restart();
+        state.files.iter_mut().for_each(|file| file.evict(&mut random));
     }
 
     /// Cuts the power: of what was not synced, `seed` decides what is there. The disk works again.
@@ -123,33 +193,15 @@ impl FaultyDisk {
         let mut random = Random(seed.wrapping_add(1));
         let mut state = self.state();
         state.restart();
-        for (_, changes) in std::mem::take(&mut state.unsynced) {
-            let kept = random.below(changes.len() as u64 + 1) as usize;
-            changes.into_iter().take(kept).for_each(|change| change.apply(&mut state.durable));
-        }
-        let reachable = state.durable.iter().filter(|(path, _)| state.is_reachable(path));
-        let reachable: Names = reachable.map(|(path, node)| (path.clone(), *node)).collect();
-        state.now.clone_from(&reachable);
-        state.durable = reachable;
-        for file in &mut state.files {
-            for write in std::mem::take(&mut file.unsynced) {
-                match (random.below(3), write) {
-                    (0, _) => {}
-                    (1, Write::Bytes(offset, bytes)) => {
-                        let kept = random.below(bytes.len() as u64 + 1) as usize;
-                        Write::Bytes(offset, bytes[..kept].to_vec()).apply(&mut file.durable);
-                    }
-                    (_, write) => write.apply(&mut file.durable),
-                }
-            }
-            file.now = file.durable.clone();
-        }
+        state.read_only = false;
+        state.space.cut_power(&mut random);
+        state.files.iter_mut().for_each(|file| file.cut_power(&mut random));
     }
 
     /// The bytes of a file, past all faults.
     pub fn bytes_of(&self, path: &Path) -> Option<Vec<u8>> {
         let state = self.state();
-        match state.now.get(path) {
+        match state.space.now.get(path) {
             Some(Node::File(number)) => state.files.get(*number).map(|file| file.now.clone()),
             _ => None,
         }
@@ -158,21 +210,44 @@ impl FaultyDisk {
     /// Puts bytes in place of a file's, past all faults and durably.
     pub fn set_bytes_of(&self, path: &Path, bytes: Vec<u8>) {
         let mut state = self.state();
-        let number = match state.now.get(path) {
+        let number = match state.space.now.get(path) {
             Some(Node::File(number)) => *number,
             _ => state.files.len(),
         };
         if number == state.files.len() {
             state.files.push(Contents::default());
-            state.now.insert(path.to_path_buf(), Node::File(number));
-            state.durable.insert(path.to_path_buf(), Node::File(number));
+            state.space.now.insert(path.to_path_buf(), Node::File(number));
+            state.space.durable.insert(path.to_path_buf(), Node::File(number));
         }
         state.files[number] = Contents { now: bytes.clone(), durable: bytes, unsynced: Vec::new() };
     }
 
+    /// Removes a file, past all faults and durably.
+    pub fn remove(&self, path: &Path) {
+        let mut state = self.state();
+        state.space.now.remove(path);
+        state.space.durable.remove(path);
+    }
+
     /// The paths of all files.
     pub fn files(&self) -> Vec<PathBuf> {
-        self.state().now.iter().filter(|(_, node)| **node != Node::Dir).map(|(path, _)| path.clone()).collect()
+        let state = self.state();
+        state.space.now.iter().filter(|(_, node)| **node != Node::Dir).map(|(path, _)| path.clone()).collect()
+    }
+
+    /// The places from which syncs came so far, each with how often; see [`FaultyDisk::skip_syncs_at`].
+    pub fn sync_sites(&self) -> Vec<(String, u64)> {
+        self.state().sites.seen()
+    }
+
+    /// Names what the program is doing, as a part of the names of the places from which syncs come.
+    pub fn set_phase(&self, phase: &'static str) {
+        self.state().sites.phase = phase;
+    }
+
+    /// Lets all syncs from a place do nothing and report success, as if the program had forgotten the call.
+    pub fn skip_syncs_at(&self, site: &str) {
+        self.state().sites.skipped = Some(site.to_owned());
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -183,46 +258,58 @@ impl FaultyDisk {
 impl State {
     fn restart(&mut self) {
         self.fault = None;
-        self.stopped = false;
+        (self.stopped, self.full) = (false, false);
         self.locks.clear();
         self.starts += 1;
     }
 
-    /// Counts a call that needs no space; says how it fails.
-    fn call(&mut self) -> io::Result<()> {
-        let result = self.call_for_space();
-        if result.as_ref().is_err_and(|error| error.kind() == ErrorKind::StorageFull) { Ok(()) } else { result }
-    }
-
-    /// Counts a call that may need space; says how it fails.
-    fn call_for_space(&mut self) -> io::Result<()> {
+    /// Counts a call; says how it fails, or which lie it is to tell.
+    fn call(&mut self, kind: Kind, what: &'static str, path: &Path) -> io::Result<Option<Fault>> {
         let number = self.calls;
         self.calls += 1;
         if self.stopped {
             return Err(io::Error::other("the process has ended"));
         }
-        match self.fault {
-            Some((call, Fault::Fail)) if call == number => Err(io::Error::other("the disk failed")),
-            Some((call, Fault::Full)) if call == number => Err(ErrorKind::StorageFull.into()),
-            Some((call, Fault::Stop)) if call == number => {
+        let changes = matches!(kind, Kind::Grow | Kind::Write | Kind::Sync);
+        if self.read_only && (changes || what == "remove") {
+            return Err(ErrorKind::ReadOnlyFilesystem.into());
+        }
+        if self.full && changes {
+            return Err(ErrorKind::StorageFull.into());
+        }
+        let Some((call, fault)) = self.fault else { return Ok(None) };
+        let is_due = match fault {
+            Fault::Fail | Fault::Stop => call == number,
+            Fault::Full => call == number && changes,
+            Fault::FullFrom => call <= number && changes,
+            Fault::Short => call <= number && kind == Kind::Read,
+            Fault::Lost | Fault::Misdirected | Fault::Flip => call <= number && kind == Kind::Write,
+        };
+        if !is_due {
+            return Ok(None);
+        }
+        self.fault = None;
+        self.failed = Some(format!("{fault:?} at call {number}: {what} {}", path.display()));
+        match fault {
+            Fault::Fail => {
+                self.read_only |= self.has_journal && what == "sync folder";
+                Err(io::Error::other("the disk failed"))
+            }
+            Fault::Full => Err(ErrorKind::StorageFull.into()),
+            Fault::FullFrom => {
+                self.full = true;
+                Err(ErrorKind::StorageFull.into())
+            }
+            Fault::Stop => {
                 self.stopped = true;
                 Err(io::Error::other("the process has ended"))
             }
-            _ => Ok(()),
+            lie => Ok(Some(lie)),
         }
     }
 
-    fn change(&mut self, change: Change) {
-        let path = match &change {
-            Change::Put(path, _) | Change::Remove(path) | Change::Rename(path, _) => path,
-        };
-        let parent = path.parent().unwrap_or(path).to_path_buf();
-        self.unsynced.entry(parent).or_default().push(change.clone());
-        change.apply(&mut self.now);
-    }
-
     fn file(&self, path: &Path) -> io::Result<usize> {
-        match self.now.get(path) {
+        match self.space.now.get(path) {
             Some(Node::File(number)) => Ok(*number),
             Some(Node::Dir) => Err(ErrorKind::IsADirectory.into()),
             None => Err(ErrorKind::NotFound.into()),
@@ -230,67 +317,38 @@ impl State {
     }
 
     fn is_dir(&self, dir: &Path) -> bool {
-        is_root(dir) || self.now.get(dir) == Some(&Node::Dir)
+        is_root(dir) || self.space.now.get(dir) == Some(&Node::Dir)
     }
 
-    fn is_reachable(&self, path: &Path) -> bool {
-        let parents = path.ancestors().skip(1);
-        parents.filter(|parent| !is_root(parent)).all(|parent| self.durable.get(parent) == Some(&Node::Dir))
-    }
-}
-
-fn is_root(dir: &Path) -> bool {
-    dir.parent().is_none() || dir == Path::new(".")
-}
-
-impl Change {
-    fn apply(self, names: &mut Names) {
-        match self {
-            Self::Put(path, node) => {
-                names.insert(path, node);
+    /// Writes as told, or as the disk lies.
+    fn write(&mut self, number: usize, offset: u64, bytes: &[u8], lie: Option<Fault>) {
+        let mut random = Random(self.calls);
+        match lie {
+            None => self.files[number].change(Write::Bytes(offset, bytes.to_vec())),
+            Some(Fault::Misdirected) => {
+                let named: Vec<usize> = self.space.now.values().filter_map(Node::file).collect();
+                let victim = if random.below(2) == 0 { number } else { named[random.below(named.len() as u64) as usize] };
+                self.files[number].show(offset, bytes);
+                self.files[victim].misplace(bytes, &mut random);
             }
-            Self::Remove(path) => {
-                names.remove(&path);
+            Some(Fault::Flip) if !bytes.is_empty() => {
+                let mut flipped = bytes.to_vec();
+                let at = random.below(bytes.len() as u64) as usize;
+                flipped[at] ^= 1 << random.below(8);
+                self.files[number].show(offset, bytes);
+                self.files[number].unsynced.push(Write::Bytes(offset, flipped));
             }
-            Self::Rename(from, to) => {
-                if let Some(node) = names.remove(&from) {
-                    names.insert(to, node);
-                }
-            }
+            Some(_) => self.files[number].show(offset, bytes),
         }
-    }
-}
-
-impl Write {
-    fn apply(self, contents: &mut Vec<u8>) {
-        match self {
-            Self::Length(bytes) => contents.resize(bytes as usize, 0),
-            Self::Bytes(offset, bytes) => {
-                let (first, last) = (offset as usize, offset as usize + bytes.len());
-                if contents.len() < last && !bytes.is_empty() {
-                    contents.resize(last, 0);
-                }
-                if !bytes.is_empty() {
-                    contents[first..last].copy_from_slice(&bytes);
-                }
-            }
-        }
-    }
-}
-
-impl Contents {
-    fn change(&mut self, write: Write) {
-        write.clone().apply(&mut self.now);
-        self.unsynced.push(write);
     }
 }
 
 impl Disk for FaultyDisk {
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
         let mut state = self.state();
-        state.call_for_space()?;
+        state.call(Kind::Grow, "make folder", dir)?;
         let missing: Vec<PathBuf> = dir.ancestors().take_while(|dir| !state.is_dir(dir)).map(Path::to_path_buf).collect();
-        missing.into_iter().rev().for_each(|dir| state.change(Change::Put(dir, Node::Dir)));
+        missing.into_iter().rev().for_each(|dir| state.space.change(Change::Put(dir, Node::Dir)));
         Ok(())
     }
 
@@ -300,7 +358,7 @@ impl Disk for FaultyDisk {
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         let mut state = self.state();
-        state.call_for_space()?;
+        state.call(Kind::Grow, "create", path)?;
         if !path.parent().is_some_and(|parent| state.is_dir(parent)) {
             return Err(ErrorKind::NotFound.into());
         }
@@ -309,20 +367,20 @@ impl Disk for FaultyDisk {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let number = state.files.len();
                 state.files.push(Contents::default());
-                state.change(Change::Put(path.to_path_buf(), Node::File(number)));
+                state.space.change(Change::Put(path.to_path_buf(), Node::File(number)));
                 number
             }
             Err(error) => return Err(error),
         };
         state.files[number].change(Write::Length(0));
-        Ok(Box::new(FaultyFile { disk: self.clone(), number, start: state.starts }))
+        Ok(Box::new(FaultyFile { disk: self.clone(), number, start: state.starts, path: path.to_path_buf() }))
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         let mut state = self.state();
-        state.call()?;
+        state.call(Kind::Plain, "open", path)?;
         let number = state.file(path)?;
-        Ok(Box::new(FaultyFile { disk: self.clone(), number, start: state.starts }))
+        Ok(Box::new(FaultyFile { disk: self.clone(), number, start: state.starts, path: path.to_path_buf() }))
     }
 
     fn open_for_writing(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
@@ -331,40 +389,40 @@ impl Disk for FaultyDisk {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.state();
-        state.call_for_space()?;
+        state.call(Kind::Grow, "rename", from)?;
         if from.parent() != to.parent() {
             return Err(ErrorKind::CrossesDevices.into());
         }
-        state.file(from)?;
-        state.change(Change::Rename(from.to_path_buf(), to.to_path_buf()));
+        let number = state.file(from)?;
+        state.space.change(Change::Rename(from.to_path_buf(), to.to_path_buf(), Node::File(number)));
         Ok(())
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state();
-        state.call()?;
-        state.file(path)?;
-        state.change(Change::Remove(path.to_path_buf()));
+        state.call(Kind::Plain, "remove", path)?;
+        let number = state.file(path)?;
+        state.space.change(Change::Remove(path.to_path_buf(), Node::File(number)));
         Ok(())
     }
 
     fn remove_dir(&self, dir: &Path) -> io::Result<()> {
         let mut state = self.state();
-        state.call()?;
-        if state.now.keys().any(|path| path.parent() == Some(dir)) {
+        state.call(Kind::Plain, "remove", dir)?;
+        if state.space.now.keys().any(|path| path.parent() == Some(dir)) {
             return Err(ErrorKind::DirectoryNotEmpty.into());
         }
-        state.change(Change::Remove(dir.to_path_buf()));
+        state.space.change(Change::Remove(dir.to_path_buf(), Node::Dir));
         Ok(())
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<Listed>> {
         let mut state = self.state();
-        state.call()?;
+        state.call(Kind::Plain, "list", dir)?;
         if !state.is_dir(dir) {
             return Err(ErrorKind::NotFound.into());
         }
-        let inside = state.now.iter().filter(|(path, _)| path.parent() == Some(dir));
+        let inside = state.space.now.iter().filter(|(path, _)| path.parent() == Some(dir));
         let listed = |(path, node): (&PathBuf, &Node)| Listed {
             name: path.file_name().map(OsString::from).unwrap_or_default(),
             is_dir: *node == Node::Dir,
@@ -374,23 +432,22 @@ impl Disk for FaultyDisk {
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut state = self.state();
-        let result = state.call_for_space();
-        if result.is_ok() {
-            let changes = state.unsynced.remove(dir).unwrap_or_default();
-            changes.into_iter().for_each(|change| change.apply(&mut state.durable));
+        state.call(Kind::Sync, "sync folder", dir)?;
+        if !state.sites.is_skipped("folder", dir) {
+            state.space.sync(dir);
         }
-        result
+        Ok(())
     }
 
-    fn free_bytes(&self, _: &Path) -> io::Result<u64> {
+    fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
         let mut state = self.state();
-        state.call()?;
+        state.call(Kind::Plain, "measure", dir)?;
         Ok(state.free_bytes.unwrap_or(1 << 40))
     }
 
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Held>>> {
         let mut state = self.state();
-        state.call()?;
+        state.call(Kind::Plain, "lock", path)?;
         if !state.locks.insert(path.to_path_buf()) {
             return Ok(None);
         }
@@ -399,66 +456,67 @@ impl Disk for FaultyDisk {
 }
 
 impl FaultyFile {
-    /// The disk, and whether it was stopped before this call.
-    fn state(&self) -> io::Result<(MutexGuard<'_, State>, bool)> {
+    fn state(&self) -> io::Result<MutexGuard<'_, State>> {
         let state = self.disk.state();
-        if self.start != state.starts {
-            return Err(io::Error::other("the file was opened before the restart"));
-        }
-        let stopped = state.stopped;
-        Ok((state, stopped))
+        if self.start == state.starts { Ok(state) } else { Err(io::Error::other("the file was opened before the restart")) }
     }
 }
 
 impl DiskFile for FaultyFile {
     fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let (mut state, _) = self.state()?;
-        state.call()?;
+        let mut state = self.state()?;
+        let is_short = state.call(Kind::Read, "read", &self.path)?.is_some();
         let now = &state.files[self.number].now;
-        let found = now.get(offset as usize..).and_then(|rest| rest.get(..out.len()));
-        out.copy_from_slice(found.ok_or(ErrorKind::UnexpectedEof)?);
-        Ok(())
+        let found = now.get(offset as usize..).and_then(|rest| rest.get(..out.len())).ok_or(ErrorKind::UnexpectedEof)?;
+        let given = if is_short { out.len() / 2 } else { out.len() };
+        out[..given].copy_from_slice(&found[..given]);
+        if is_short { Err(ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let (mut state, was_stopped) = self.state()?;
-        let result = state.call_for_space();
-        let written = match &result {
-            Ok(()) => bytes.len(),
-            Err(_) if was_stopped => 0,
-            Err(_) => bytes.len() / 2,
-        };
-        if written > 0 {
-            state.files[self.number].change(Write::Bytes(offset, bytes[..written].to_vec()));
+        let mut state = self.state()?;
+        let takes_nothing = state.stopped || state.read_only;
+        match state.call(Kind::Write, "write", &self.path) {
+            Ok(lie) => {
+                state.write(self.number, offset, bytes, lie);
+                Ok(())
+            }
+            Err(error) => {
+                if !takes_nothing {
+                    state.write(self.number, offset, &bytes[..bytes.len() / 2], None);
+                }
+                Err(error)
+            }
         }
-        result
     }
 
     fn len_bytes(&self) -> io::Result<u64> {
-        let (mut state, _) = self.state()?;
-        state.call()?;
+        let mut state = self.state()?;
+        state.call(Kind::Plain, "measure", &self.path)?;
         Ok(state.files[self.number].now.len() as u64)
     }
 
     fn set_len_bytes(&self, bytes: u64) -> io::Result<()> {
-        let (mut state, _) = self.state()?;
-        state.call_for_space()?;
+        let mut state = self.state()?;
+        state.call(Kind::Grow, "resize", &self.path)?;
         state.files[self.number].change(Write::Length(bytes));
         Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
-        let (mut state, _) = self.state()?;
-        let result = state.call_for_space();
-        if state.stopped {
-            return result;
+        let mut state = self.state()?;
+        let was_read_only = state.read_only;
+        let result = state.call(Kind::Sync, "sync", &self.path);
+        if state.stopped || was_read_only || (result.is_ok() && state.sites.is_skipped("file", &self.path)) {
+            return result.map(drop);
         }
         let file = &mut state.files[self.number];
-        let unsynced = std::mem::take(&mut file.unsynced);
         if result.is_ok() {
-            unsynced.into_iter().for_each(|write| write.apply(&mut file.durable));
+            file.sync()
+        } else {
+            file.fail_to_sync()
         }
-        result
+        result.map(drop)
     }
 }
 
@@ -474,6 +532,7 @@ impl Drop for FaultyLock {
 }
 
 /// SplitMix64: enough to choose what a power cut leaves.
+#[derive(Debug, Clone)]
 struct Random(u64);
 
 impl Random {
