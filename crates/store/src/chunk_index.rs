@@ -407,6 +407,8 @@ impl ChunkIndex {
         if writer.log.is_empty() {
             return Ok(());
         }
+        // A frame whose sync failed has a number and is not in memory: the database must not say that it has it.
+        writer.log.refuse_if_poisoned()?;
         self.read_state(|state| {
             self.db.write(|transaction| table::absorb(transaction, &state.delta, &state.forgotten, &state.epoch, applied))
         })?;

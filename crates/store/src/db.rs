@@ -57,6 +57,9 @@ impl Db {
     pub(crate) fn open(disk: SharedDisk, path: PathBuf, cache_bytes: usize, syncing: Syncing) -> Result<Self, DbError> {
         let db = Self { disk, path, cache_bytes, syncing, database: RwLock::default(), sync_failed: Arc::default() };
         db.create_if_missing()?;
+        if syncing == Syncing::Commits && durable::is_unconfirmed(db.disk.as_ref(), &db.path) {
+            db.write_anew()?;
+        }
         db.ensure_open()?;
         Ok(db)
     }
@@ -119,7 +122,11 @@ impl Db {
             return Err(DiskError::poisoned(&self.path).into());
         }
         let file = self.disk.open_for_writing(&self.path).map_err(DiskError::io("open", &self.path))?;
-        Ok(file.sync().map_err(DiskError::sync(&self.path))?)
+        let synced = file.sync().inspect_err(|_| {
+            self.sync_failed.store(true, Ordering::Release);
+            durable::mark_unconfirmed(self.disk.as_ref(), &self.path);
+        });
+        Ok(synced.map_err(DiskError::sync(&self.path))?)
     }
 
     fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, DbError> {
@@ -186,9 +193,31 @@ impl Db {
         Ok(durable::finish(self.disk.as_ref(), file.as_ref(), &self.path)?)
     }
 
+    /// A sync failed before this start: what is shown need not be on the disk, and part of it may be gone. All of it is written anew,
+    /// once it was found to agree with its checksums. Where it does not, the disk may have a state that does: only a start of the
+    /// machine shows it.
+    fn write_anew(&self) -> Result<(), DbError> {
+        durable::copy(self.disk.as_ref(), &self.path)?;
+        let temporary = durable::unfinished(&self.path);
+        let is_sound = self.database_of(&temporary).and_then(|mut database| {
+            self.guarded(|| {
+                database.check_integrity()?;
+                drop(database);
+                Ok(())
+            })
+        });
+        match is_sound {
+            Err(DbError::Damaged { reason, .. }) => return Err(DiskError::sync(&self.path)(io::Error::other(reason)).into()),
+            sound => sound?,
+        }
+        let file = self.disk.open_for_writing(&temporary).map_err(DiskError::io("open", &temporary))?;
+        Ok(durable::confirm(self.disk.as_ref(), file.as_ref(), &self.path)?)
+    }
+
     fn database_of(&self, path: &Path) -> Result<Database, DbError> {
         let file = self.disk.open_for_writing(path).map_err(DiskError::io("open", path))?;
-        let backend = Backend { file, syncing: self.syncing, sync_failed: Arc::clone(&self.sync_failed) };
+        let (disk, path, syncing) = (self.disk.clone(), path.to_path_buf(), self.syncing);
+        let backend = Backend { file, disk, path, syncing, sync_failed: Arc::clone(&self.sync_failed) };
         self.guarded(|| Ok(self.builder().create_with_backend(backend)?))
     }
 
@@ -226,6 +255,8 @@ fn is_misread(error: &io::Error) -> bool {
 #[derive(Debug)]
 struct Backend {
     file: Box<dyn DiskFile>,
+    disk: SharedDisk,
+    path: PathBuf,
     syncing: Syncing,
     sync_failed: Arc<AtomicBool>,
 }
@@ -250,7 +281,10 @@ impl StorageBackend for Backend {
         if self.sync_failed.load(Ordering::Acquire) {
             return Err(io::Error::other("an earlier sync failed"));
         }
-        self.file.sync().inspect_err(|_| self.sync_failed.store(true, Ordering::Release))
+        self.file.sync().inspect_err(|_| {
+            self.sync_failed.store(true, Ordering::Release);
+            durable::mark_unconfirmed(self.disk.as_ref(), &self.path);
+        })
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {

@@ -7,11 +7,55 @@ use std::path::{Path, PathBuf};
 /// What the name of a file ends in until it is whole. Files with it are litter, and are removed when found.
 pub(crate) const UNFINISHED: &str = ".unfinished";
 
+/// What is added to the name of a file that a sync has failed for, to name an empty file beside it.
+const UNCONFIRMED: &str = ".unconfirmed";
+/// So much of a file is copied at once, in bytes.
+const COPIED_BYTES: usize = 1 << 20;
+
 /// The name under which `path` is written.
 pub(crate) fn unfinished(path: &Path) -> PathBuf {
+    with_suffix(path, UNFINISHED)
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(UNFINISHED);
+    name.push(suffix);
     PathBuf::from(name)
+}
+
+/// Notes for the next start that the sync of a file has failed. Until the machine is started again the system may show what it has
+/// dropped, and sync it with success. The mark is needed as long as that, and is itself not synced; where it cannot be made, the file
+/// system takes nothing else either.
+pub(crate) fn mark_unconfirmed(disk: &dyn Disk, path: &Path) {
+    let _ = disk.create(&with_suffix(path, UNCONFIRMED));
+}
+
+/// Whether the sync of a file has failed, and what it shows has not been written anew since.
+pub(crate) fn is_unconfirmed(disk: &dyn Disk, path: &Path) -> bool {
+    disk.open(&with_suffix(path, UNCONFIRMED)).is_ok()
+}
+
+/// Copies what a file shows to its temporary name.
+pub(crate) fn copy(disk: &dyn Disk, path: &Path) -> Result<Box<dyn DiskFile>, DiskError> {
+    let temporary = unfinished(path);
+    let copy = || {
+        let (from, to) = (disk.open(path)?, disk.create(&temporary)?);
+        let (bytes, mut piece, mut at) = (from.len_bytes()?, vec![0; COPIED_BYTES], 0);
+        while at < bytes {
+            let count = usize::try_from(bytes - at).unwrap_or(COPIED_BYTES).min(COPIED_BYTES);
+            from.read_at(at, &mut piece[..count])?;
+            to.write_at(at, &piece[..count])?;
+            at += count as u64;
+        }
+        Ok(to)
+    };
+    copy().map_err(DiskError::io("write anew", path))
+}
+
+/// Puts the copy of a file in its place, durably, and with it what was not confirmed.
+pub(crate) fn confirm(disk: &dyn Disk, copy: &dyn DiskFile, path: &Path) -> Result<(), DiskError> {
+    finish(disk, copy, path)?;
+    remove(disk, &with_suffix(path, UNCONFIRMED))
 }
 
 /// Makes a folder that stays. A folder that exists is synced into its parent too: whoever made it may have been killed before that.

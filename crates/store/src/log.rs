@@ -76,6 +76,11 @@ impl Log {
         mut each: impl FnMut(u64, &[u8]) -> Result<(), E>,
     ) -> Result<Self, E> {
         durable::remove(disk.as_ref(), &durable::unfinished(&path)).map_err(LogError::from)?;
+        if durable::is_unconfirmed(disk.as_ref(), &path) {
+            durable::copy(disk.as_ref(), &path)
+                .and_then(|copy| durable::confirm(disk.as_ref(), copy.as_ref(), &path))
+                .map_err(LogError::from)?;
+        }
         let bytes = match durable::read(disk.as_ref(), &path).map_err(LogError::from)? {
             Some(bytes) => bytes,
             None => {
@@ -146,6 +151,7 @@ impl Log {
         self.refuse_if_poisoned()?;
         self.file.sync().map_err(|error| {
             self.poisoned = true;
+            durable::mark_unconfirmed(self.disk.as_ref(), &self.path);
             LogError::from(DiskError::sync(&self.path)(error))
         })
     }
@@ -172,7 +178,8 @@ impl Log {
         self.file.set_len_bytes(self.end).map_err(DiskError::io("shorten", &self.path))
     }
 
-    fn refuse_if_poisoned(&self) -> Result<(), LogError> {
+    /// Nothing is written after a failed sync.
+    pub(crate) fn refuse_if_poisoned(&self) -> Result<(), LogError> {
         if self.poisoned { Err(DiskError::poisoned(&self.path).into()) } else { Ok(()) }
     }
 }

@@ -244,6 +244,10 @@ impl Spool {
             return Err(DiskError::poisoned(&self.dir).into());
         }
         let packs: Vec<&SpooledPack> = packs.iter().filter(|pack| !state.packs.contains_key(&pack.place.pack)).collect();
+        if packs.is_empty() {
+            // The folder is not synced for nothing, so what rests goes on resting.
+            return Ok(());
+        }
         let headers = packs.iter().map(|pack| header(pack)).collect::<Result<Vec<_>, _>>()?;
         let place = |pack: &&SpooledPack| {
             state
@@ -407,9 +411,6 @@ impl Spool {
 
     /// Writes all, syncs all, renames all, syncs the folder. Each place says whether a file is there that is written over.
     fn write(&self, packs: &[&SpooledPack], headers: &[Vec<u8>], places: &[(PathBuf, bool)]) -> Result<(), DiskError> {
-        if packs.is_empty() {
-            return Ok(());
-        }
         let mut files = Vec::with_capacity(packs.len());
         for ((pack, header), (path, is_spare)) in packs.iter().zip(headers).zip(places) {
             let file = if *is_spare { self.disk.open_for_writing(path) } else { self.disk.create(path) };

@@ -8,6 +8,7 @@ mod records;
 mod shelf;
 mod spool;
 mod stat_cache;
+mod unconfirmed;
 
 use crate::SharedDisk;
 use crate::faulty::{Fault, FaultyDisk};

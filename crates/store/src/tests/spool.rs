@@ -198,3 +198,27 @@ fn files_are_written_over_while_packs_come_and_go() {
     spool.complete(&pack(36)).unwrap();
     assert_eq!((spares(), spool.pending().len()), (0, 3));
 }
+
+#[test]
+fn a_file_rests_until_its_name_is_durably_gone() {
+    let mut written_over = 0;
+    for seed in 0..40 {
+        let disk = FaultyDisk::new();
+        let spool = open(&disk).unwrap();
+        spool.expect_many();
+        spool.add(&[spooled(1), spooled(2)]).unwrap();
+        spool.complete(&pack(1)).unwrap();
+        // Nothing new: the folder need not be synced for it.
+        spool.add(&[spooled(2)]).unwrap();
+        disk.fail_at(disk.calls() + 3, crate::faulty::Fault::Stop);
+        written_over += usize::from(spool.add(&[spooled(3)]).is_err());
+        disk.cut_power(seed);
+        let (spool, problems) = Spool::open(shared(&disk), dir()).unwrap();
+        assert!(problems.is_empty(), "seed {seed}: {problems:?}");
+        check_shards(&spool, 2, "the one that waits");
+        if spool.pending_pack(&pack(1)).is_some() {
+            check_shards(&spool, 1, "one that came back with the power");
+        }
+    }
+    assert!(written_over > 0);
+}
