@@ -102,7 +102,7 @@ impl Work<'_> {
         match info.change {
             ChangeKind::Added => (sums.added, sums.bytes_added) = (sums.added + 1, sums.bytes_added.saturating_add(after)),
             ChangeKind::Removed => {
-                (sums.removed, sums.bytes_removed) = (sums.removed + 1, sums.bytes_removed.saturating_add(before))
+                (sums.removed, sums.bytes_removed) = (sums.removed + 1, sums.bytes_removed.saturating_add(before));
             }
             ChangeKind::Content => {
                 sums.content += 1;
