@@ -1,6 +1,6 @@
 //! Vaults whose catalogues an attacker with valid keys has written: every command that reads them refuses or contains what is in them,
 //! in bounded memory, and shows nothing that a terminal would obey.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail by panicking, as tests do")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
 
 use backmesh_format::catalogue::{ChunkList, Content, Entry, FileTime, Kind, LeafPage, key_of};
 use backmesh_format::index::{ChunkRef, page_bytes};
@@ -153,7 +153,7 @@ fn names_and_links_that_lead_out_are_refused_or_contained() {
     pages.extend(hostile.iter().map(|key| LeafPage(vec![(key.as_bytes().to_vec(), file(evil))])));
     // A page with one name twice, and one that begins before the page before it ends.
     let twice = (key_of(b"zz1", b"twice"), file(evil));
-    pages.push(LeafPage(vec![twice.clone(), (twice.0.clone(), link("/etc"))]));
+    pages.push(LeafPage(vec![twice.clone(), (twice.0, link("/etc"))]));
     pages.push(leaf(vec![("zz2", "last", file(good))]));
     pages.sort_by(|a, b| a.0[0].0.cmp(&b.0[0].0));
     let root = forger.catalogue(pages);

@@ -22,7 +22,7 @@ pub fn run(bytes: &[u8]) {
         .flat_map(|line| [Glob::new(line, false), Glob::new(line, true)])
         .flatten()
         .collect();
-    let mut one = Selection::new(vec![b"home".to_vec()], include.clone(), exclude.clone());
+    let mut one = Selection::new(vec![b"home".to_vec()], include, exclude.clone());
     let mut other = Selection::new(vec![Vec::new()], Patterns::default(), exclude);
     for path in lines(2) {
         let names: Vec<&[u8]> = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).collect();

@@ -10,8 +10,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-/// The files that a state folder has, and what reads them.
-const PAPERS: &[(&str, fn(&State))] = &[
+/// A file of a state folder, and what reads it.
+type Paper = (&'static str, fn(&State));
+
+const PAPERS: &[Paper] = &[
     ("charter.bin", |state| drop(state.charter())),
     ("certificate.bin", |state| drop(state.certificate())),
     ("vault/writer.bin", |state| drop(state.writer())),

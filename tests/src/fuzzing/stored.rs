@@ -187,7 +187,7 @@ fn stat_cache_left() -> &'static Files {
             let cache = StatCache::open(disk.clone(), Path::new("/cache"), KEY).expect("an empty cache opens");
             let mut writer = cache.writer(&EPOCH, [6; 16]).expect("the disk works");
             for (key, number) in KEYS.iter().zip(0..) {
-                writer.push(key, &stat(number), &vec![number as u8; 40]).expect("the keys ascend");
+                writer.push(key, &stat(number), &[number as u8; 40]).expect("the keys ascend");
             }
             writer.finish().expect("the disk works");
         })

@@ -116,8 +116,8 @@ fn moments(bytes: &[u8]) {
         |at: usize| bytes.get(8 * at..8 * at + 8).and_then(|word| word.first_chunk()).map_or(0, |word| u64::from_le_bytes(*word));
     let zone = TimeZone::UTC;
     let clock = Clock { now: number(0), zone: &zone, offset_ms: number(1) };
-    let some = |value: u64| (value % 3 != 0).then_some(value);
-    let at = (number(9) % 3 == 0).then(|| format!("{:02}:{:02}", number(2) % 24, number(3) % 60).parse().ok()).flatten();
+    let some = |value: u64| (!value.is_multiple_of(3)).then_some(value);
+    let at = number(9).is_multiple_of(3).then(|| format!("{:02}:{:02}", number(2) % 24, number(3) % 60).parse().ok()).flatten();
     let when = at.map_or(When::Every(60_000 + number(2) % (1 << 40)), |at| When::At(vec![at]));
     let quiet = format!("{:02}:00-{:02}:30", number(4) % 24, number(5) % 24).parse().ok();
     let schedule = Schedule { when, quiet, on_battery: false, on_metered: false, paused_until: some(number(6)) };
