@@ -2,7 +2,7 @@
 //! and nothing of them is found where it must not be. In each kind of place a canary is planted that has to be found.
 
 use super::places::{Capture, Processes, memory_image};
-use super::plant::{phrase_forms, plant, word};
+use super::plant::{name_owner, phrase_forms, plant, word};
 use super::{Canary, Found, Search};
 use crate::tree::{Numbers, assert_identical};
 use crate::{Group, Node, Outcome, text};
@@ -110,6 +110,8 @@ struct Hunt {
     numbers: Numbers,
     /// Of what stays, and of what goes before the key is locked away.
     files: [Vec<Canary>; 2],
+    /// Names of a user and of a group, to whom some of them belong.
+    names: Vec<Canary>,
     roots: [PathBuf; 2],
     secret: VaultSecret,
     /// What only people and the admin have.
@@ -137,8 +139,13 @@ impl Hunt {
         for (which, (root, files)) in ["what stays", "what goes"].iter().zip(roots.iter().zip(&mut files)) {
             *files = plant(root, which, &mut numbers, settings.large_bytes)?;
         }
+        let mut names = Vec::new();
         for number in 0..=settings.holders {
-            secrets.push(join(&mut group, number, settings.log)?);
+            let mut node = group.blank(&format!("node{number}"));
+            if number == 0 {
+                names = name_owner(&mut node, &folder, &mut numbers)?;
+            }
+            secrets.push(join(&mut group, node, settings.log)?);
         }
         group.settle()?;
         let phrase = fs::read_to_string(group.phrase_file("node0"))?;
@@ -154,7 +161,22 @@ impl Hunt {
             Canary::new("the node's key", key_in(&group.nodes[0].state.join("node.key"), "node key")?),
         ];
         let (settings, outputs, rows) = (settings.clone(), Vec::new(), Vec::new());
-        Ok(Self { settings, group, numbers, files, roots, secret, secrets, keys, unsealing, outputs, capture, processes, rows })
+        Ok(Self {
+            settings,
+            group,
+            numbers,
+            files,
+            names,
+            roots,
+            secret,
+            secrets,
+            keys,
+            unsealing,
+            outputs,
+            capture,
+            processes,
+            rows,
+        })
     }
 
     fn owner(&self) -> &Node {
@@ -258,8 +280,9 @@ impl Hunt {
         self.files[1].push(excluded);
         let outputs = self.outputs.join("\n");
         let known = self.files[0].first().map(|canary| canary.what.clone()).context("canaries")?;
-        let files = self.files.clone();
-        self.row("control: what commands print of names", &[&files[0]], &[&known], |search, found| {
+        let (files, names) = (self.files.clone(), self.names.clone());
+        let control: Vec<&str> = [known.as_str()].into_iter().chain(names.iter().map(|name| name.what.as_str())).collect();
+        self.row("control: what commands print of names", &[&files[0], &names], &control, |search, found| {
             search.bytes(Path::new("outputs"), outputs.as_bytes(), found);
             Ok(())
         })?;
@@ -358,8 +381,8 @@ impl Hunt {
         let name = gone.file_name().and_then(|name| name.to_str()).context("a name")?.to_owned();
         let folder = [Canary::new("the name of a folder that was protected", name)];
         let unsealing = [self.unsealing.clone()];
-        let (secrets, files) = (self.secrets.clone(), self.files.clone());
-        let everything: Vec<&[Canary]> = vec![&secrets, &unsealing, &files[0], &files[1], &folder, &pack_keys];
+        let (secrets, files, names) = (self.secrets.clone(), self.files.clone(), self.names.clone());
+        let everything: Vec<&[Canary]> = vec![&secrets, &unsealing, &files[0], &files[1], &names, &folder, &pack_keys];
         let image = self.image(self.owner().pid(), "locked")?;
         self.memory_row("the owner's memory, just locked", &image, &everything, &[])?;
         self.ask(&["backup"]);
@@ -403,8 +426,8 @@ impl Hunt {
 
     fn end(mut self) -> Result<Vec<Row>> {
         let (folder, secrets, keys) = (self.folder(), self.secrets.clone(), self.keys.clone());
-        let files = self.files.clone();
-        let everything: Vec<&[Canary]> = vec![&secrets, &keys, &files[0], &files[1]];
+        let (files, names) = (self.files.clone(), self.names.clone());
+        let everything: Vec<&[Canary]> = vec![&secrets, &keys, &files[0], &files[1], &names];
         for number in 1..=self.settings.images.min(self.settings.holders) {
             let image = self.image(self.group.nodes[number].pid(), "holder")?;
             self.memory_row(&format!("memory of holder {number}"), &image, &everything, &[])?;
@@ -416,7 +439,7 @@ impl Hunt {
         self.row("disks of holders", &everything, &[], |search, found| {
             states[1..].iter().try_for_each(|state| search.folder(state, found))
         })?;
-        let in_clear: Vec<&[Canary]> = vec![&secrets, &files[0], &files[1][..files[1].len() - 1]];
+        let in_clear: Vec<&[Canary]> = vec![&secrets, &files[0], &files[1][..files[1].len() - 1], &names];
         self.row("the owner's state folder", &in_clear, &[], |search, found| search.folder(&states[0], found))?;
         self.row("logs of everybody", &everything, &[], |search, found| {
             states.iter().try_for_each(|state| search.file(&state.with_extension("log"), found))
@@ -446,8 +469,7 @@ impl Hunt {
 }
 
 /// Lets a node join, its token coming from standard input, and starts it; the token's secret.
-fn join(group: &mut Group, number: usize, log: &str) -> Result<Canary> {
-    let mut node = group.blank(&format!("node{number}"));
+fn join(group: &mut Group, mut node: Node, log: &str) -> Result<Canary> {
     let temporary = group.folder.path().join("temporary");
     node.environment = vec![("BACKMESH_LOG", log.into()), ("TMPDIR", temporary.into())];
     let token = group.token(&[]);
@@ -460,8 +482,9 @@ fn join(group: &mut Group, number: usize, log: &str) -> Result<Canary> {
     ensure!(joining.wait()?.success(), "join: {said}");
     node.run(&["schedule", "--off"]).expect(0);
     node.start_on(&format!("/ip4/{ADDRESS}/tcp/0"))?;
+    let what = format!("the token of {}", node.name);
     group.nodes.push(node);
-    Ok(Canary::new(format!("the token of node{number}"), Token::from_text(&token)?.secret.to_vec()))
+    Ok(Canary::new(what, Token::from_text(&token)?.secret.to_vec()))
 }
 
 /// The first key of a key file.

@@ -2,17 +2,42 @@
 
 use super::Canary;
 use crate::tree::Numbers;
+use crate::{Node, Runner, program};
 use anyhow::Result;
 use backmesh_format::keys::VaultSecret;
 use backmesh_format::phrase;
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 
 /// A word that nothing else has.
 pub(super) fn word(numbers: &mut Numbers) -> String {
     const LETTERS: &[u8] = b"bcdfghjkmnpqrstvwxz";
     (0..20).map(|_| char::from(LETTERS[(numbers.number() >> 33) as usize % LETTERS.len()])).collect()
+}
+
+/// The number of a user and of a group that only the owner's machine knows by names, of which each is a canary.
+pub(super) const OWNER: u32 = 61_234;
+
+/// Lets a node's programs know [`OWNER`] by name: they run where other files lie in the places of the system's lists.
+///
+/// # Errors
+/// Where that cannot be made.
+pub(super) fn name_owner(node: &mut Node, folder: &Path, numbers: &mut Numbers) -> Result<Vec<Canary>> {
+    let [user, group] = [word(numbers), word(numbers)];
+    let lists = [("passwd", format!("{user}:x:{OWNER}:{OWNER}::/:/bin/false\n")), ("group", format!("{group}:x:{OWNER}:\n"))];
+    let mut script = String::from("#!/bin/sh\nexec unshare --mount sh -c '");
+    for (list, line) in lists {
+        let (system, own) = (format!("/etc/{list}"), folder.join(list));
+        fs::write(&own, fs::read_to_string(&system)? + &line)?;
+        script.push_str(&format!("mount --bind {} {system} && ", own.display()));
+    }
+    script.push_str(&format!("exec {} \"$@\"' sh \"$@\"\n", program("backmesh").display()));
+    let file = folder.join("backmesh-with-names");
+    fs::write(&file, script)?;
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o755))?;
+    node.runner = Some(Runner { number: 0, program: file });
+    Ok(vec![Canary::new("a user's name", user), Canary::new("a group's name", group)])
 }
 
 /// How many canaries of each kind a folder gets.
@@ -41,6 +66,9 @@ pub(super) fn plant(folder: &Path, which: &str, numbers: &mut Numbers, large_byt
         fs::write(inside.join(format!("text {number}")), text.repeat(4000))?;
         let (name, value) = (fresh(format!("attribute name {number}")), fresh(format!("attribute value {number}")));
         let flags = rustix::fs::XattrFlags::empty();
+        if number % 2 == 1 {
+            chown(&file, Some(OWNER), Some(OWNER))?;
+        }
         // Without attributes on this file system two kinds fewer are kept; the others are.
         rustix::fs::setxattr(&file, format!("user.{name}"), value.as_bytes(), flags).ok();
     }
