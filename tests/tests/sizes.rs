@@ -23,7 +23,7 @@ const LENGTHS_MAX: [(&str, &str, &str, usize); 11] = [
     ("is answered", "store", "2", 4),
     ("asks", "read", "1", 2),
     // Ranges of shards, with the hashes that prove them.
-    ("is answered", "read", "6", 24),
+    ("is answered", "read", "6", 16),
     ("is answered", "read", "5", 2),
     ("is answered", "read", "4", 4),
     ("is answered", "read", "2", 4),
