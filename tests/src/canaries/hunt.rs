@@ -12,8 +12,9 @@ use backmesh_format::keys::VaultSecret;
 use backmesh_format::stripe::Stripe;
 use backmesh_format::token::Token;
 use backmesh_format::{Signed, Wire, keyfile};
-use backmesh_store::{RealDisk, Shelf, ShelfOptions};
+use backmesh_store::{RealDisk, Shelf, ShelfKey, ShelfOptions};
 use rustix::process::Signal;
+use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
 use std::fs;
 use std::io::{Read, Write};
@@ -88,6 +89,8 @@ impl Display for Row {
 
 /// Where all nodes listen: so that their packets, and no others, are captured.
 const ADDRESS: &str = "127.77.4.6";
+/// So many shards of one holder are looked at.
+const SHARDS_MAX: usize = 100_000;
 /// What is planted to be found.
 const CONTROL: &str = "a planted canary";
 
@@ -404,31 +407,35 @@ impl Hunt {
 
     /// The keys of all packs, opened as their owner would.
     fn pack_keys(&self) -> Result<Vec<Canary>> {
-        let copy = self.folder().join("shelf");
-        let copied = Command::new("cp").arg("-r").arg(self.group.nodes[1].state.join("shelf")).arg(&copy).status()?;
-        ensure!(copied.success(), "the shelf cannot be copied");
-        let shelf = Shelf::open(Arc::new(RealDisk), &copy, ShelfOptions { reserve_bytes: 0, ..ShelfOptions::default() })?;
-        let mut keys = Vec::new();
-        for (vault, _) in shelf.vaults() {
-            for entry in shelf.list(&vault, None, usize::MAX >> 1)? {
-                let key = backmesh_store::ShelfKey { vault, pack: entry.pack, shard: entry.shard };
-                let record = shelf.record(&key)?.context("its record")?;
-                let stripe = Signed::<Stripe>::from_wire(&record)?;
-                let key = open_any_key(&stripe.keys, &self.secret.unsealing_secret(1))?;
-                keys.push(Canary::new(format!("the key of pack {}", entry.pack), key.as_bytes().to_vec()));
+        let mut keys = BTreeMap::new();
+        for holder in &self.group.nodes[1..] {
+            let copy = self.folder().join("shelf");
+            let copied = Command::new("cp").arg("-r").arg(holder.state.join("shelf")).arg(&copy).status()?;
+            ensure!(copied.success(), "the shelf of {} cannot be copied", holder.name);
+            let shelf = Shelf::open(Arc::new(RealDisk), &copy, ShelfOptions { reserve_bytes: 0, ..ShelfOptions::default() })?;
+            for (vault, _) in shelf.vaults() {
+                for entry in shelf.list(&vault, None, SHARDS_MAX)? {
+                    let key = ShelfKey { vault, pack: entry.pack, shard: entry.shard };
+                    let stripe = Signed::<Stripe>::from_wire(&shelf.record(&key)?.context("its record")?)?;
+                    let key = open_any_key(&stripe.keys, &self.secret.unsealing_secret(1))?;
+                    keys.insert(entry.pack, key.as_bytes().to_vec());
+                }
             }
+            drop(shelf);
+            fs::remove_dir_all(&copy)?;
         }
         ensure!(!keys.is_empty(), "no pack was found");
-        drop(shelf);
-        fs::remove_dir_all(&copy)?;
-        Ok(keys)
+        Ok(keys.into_iter().map(|(pack, key)| Canary::new(format!("the key of pack {pack}"), key)).collect())
     }
 
     fn end(mut self) -> Result<Vec<Row>> {
         let (folder, secrets, keys) = (self.folder(), self.secrets.clone(), self.keys.clone());
         let (files, names) = (self.files.clone(), self.names.clone());
         let everything: Vec<&[Canary]> = vec![&secrets, &keys, &files[0], &files[1], &names];
-        for number in 1..=self.settings.images.min(self.settings.holders) {
+        let mut holders: Vec<usize> = (1..self.group.nodes.len()).collect();
+        // Those that hold something first.
+        holders.sort_by_key(|number| self.group.nodes[*number].shards().is_empty());
+        for number in holders.into_iter().take(self.settings.images) {
             let image = self.image(self.group.nodes[number].pid(), "holder")?;
             self.memory_row(&format!("memory of holder {number}"), &image, &everything, &[])?;
         }
