@@ -43,6 +43,8 @@ pub fn keep(target: &str, mut inputs: Vec<Vec<u8>>) -> io::Result<usize> {
         bytes.extend(input);
     }
     let packed = zstd::bulk::compress(&bytes, 19)?;
-    fs::write(path(target), &packed)?;
+    let path = path(target);
+    fs::create_dir_all(path.parent().unwrap_or(&path))?;
+    fs::write(path, &packed)?;
     Ok(packed.len())
 }
