@@ -97,7 +97,9 @@ impl Conducts {
             let mut known = self.known();
             let forgotten = known.conducts.iter().filter(|(_, conduct)| conduct.remembered(now).next().is_none());
             let forgotten: Vec<NodeId> = forgotten.map(|(node, _)| *node).collect();
-            forgotten.iter().for_each(|node| drop(known.conducts.remove(node)));
+            for node in &forgotten {
+                known.conducts.remove(node);
+            }
             known.unsaved.extend(forgotten);
             let change = |node: NodeId| {
                 let key = [PREFIX, &node.0].concat();

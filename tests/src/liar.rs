@@ -79,6 +79,8 @@ behaviours! {
     Revoked "revoked",
     /// Refuses everything.
     Refuses "refuses",
+    /// Lists what it has, and refuses to give it.
+    RefusesRanges "refuses-ranges",
     /// Answers what nobody asked.
     Unasked "unasked",
     /// Acknowledges what has not come yet.
@@ -106,7 +108,7 @@ impl Behaviour {
             Self::Drops => &["lost_shards"],
             Self::OldHead => &["old_head"],
             Self::Forges => &["forged_records"],
-            Self::Refuses => &["refused"],
+            Self::Refuses | Self::RefusesRanges => &["refused"],
             Self::Streams | Self::Endless | Self::Tiny | Self::Unasked | Self::Early | Self::Closes | Self::Floods => {
                 &["broke_protocol"]
             }

@@ -11,7 +11,7 @@ const BYTES: usize = 6 << 20;
 
 #[test]
 fn no_behaviour_of_one_member_harms_the_others() {
-    let mut stage = Stage::new(4, 1, BYTES, 1).unwrap();
+    let mut stage = Stage::new(3, 1, BYTES, 1).unwrap();
     let mut failures = Vec::new();
     let only = std::env::var("BACKMESH_TESTS_LIAR").ok();
     for behaviour in Behaviour::ALL.iter().filter(|behaviour| only.as_ref().is_none_or(|only| behaviour.name() == only)) {
@@ -56,4 +56,18 @@ fn who_lied_is_remembered_and_gets_nothing_new_while_others_can() {
     .unwrap();
     owner.back_up();
     assert_eq!(held(&owner).0, before, "what is new lies with the honest four");
+}
+
+#[test]
+fn a_check_that_is_refused_says_what_it_did_not_read() {
+    let mut stage = Stage::new(3, 1, BYTES / 4, 3).unwrap();
+    let owner = stage.owner().unwrap();
+    owner.back_up();
+    stage.turn(Behaviour::RefusesRanges, &owner);
+    let outcome = owner.run(&["--json", "check", "--read-data"]);
+    let result = outcome.result();
+    assert!(result["read"]["shards_unread"].as_u64() > Some(0), "{outcome:?}");
+    assert_eq!(result["silent"].as_array().map(Vec::len), Some(1), "{outcome:?}");
+    let text = owner.run(&["check", "--read-data"]).stdout;
+    assert!(text.contains("not read: their holders refuse or do not answer"), "{text}");
 }

@@ -110,6 +110,9 @@ pub struct ReadCheck {
     pub bytes: u64,
     /// Shards whose holders answered and could not prove them.
     pub shards_damaged: u64,
+    /// Shards that were not read, because their holders refused or did not answer: nothing is known of them.
+    #[serde(default)]
+    pub shards_unread: u64,
     /// Chunks that were compared with their ids.
     pub chunks: u64,
 }

@@ -3,8 +3,10 @@
 use super::slice::Slice;
 use super::stripes::bit;
 use super::{Check, Named};
-use crate::fetch::Probe;
+use crate::fetch::{FetchError, Probe};
 use crate::library::Library;
+use crate::node::Node;
+use crate::serve::failed;
 use backmesh_codec::{pack as packs, stripe as coding};
 use backmesh_control::{Failure, Phase, Problem, Progress};
 use backmesh_format::copyset::Copyset;
@@ -13,9 +15,14 @@ use backmesh_format::stripe::{Purpose, Stripe};
 use backmesh_format::{ChunkId, NodeId, PackId, Signed};
 use backmesh_policy::Health;
 use futures::StreamExt;
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use tokio::task::JoinHandle;
 
 /// Shards of one pack that are fetched side by side.
 const SHARDS_AT_ONCE: usize = 4;
+/// Packs that are fetched side by side, the one that is opened among them: each takes as much memory as it is long.
+const PACKS_AT_ONCE: usize = 3;
 
 /// How the shards of one pack are.
 #[derive(Default)]
@@ -25,17 +32,36 @@ struct Probed {
     proven: u64,
     /// Shards that were not proven, and their slots.
     damaged: Vec<(usize, usize)>,
+    /// Who refused, or did not answer.
     silent: Vec<NodeId>,
+    /// How many shards were not read because of that.
+    unread: u64,
 }
+
+/// A pack's record and its shards, on their way.
+type Reading = JoinHandle<Result<(Signed<Stripe>, Probed), FetchError>>;
 
 impl Check<'_> {
     pub(super) fn read_packs(&mut self, mut library: Option<&mut Library>, slice: &Slice) -> Result<(), Failure> {
         let chosen: Vec<PackPlace> = self.packs.values().map(|pack| pack.place).filter(|place| slice.has(&place.pack)).collect();
         let total: u64 = chosen.iter().map(|place| u64::from(place.class.bytes())).sum();
         let (mut named, mut done) = (Named::default(), 0);
-        for place in chosen {
-            self.go_on()?;
-            self.read_pack(library.as_deref_mut(), &place, &mut named);
+        let mut chosen = chosen.into_iter();
+        let mut under_way: VecDeque<(PackPlace, Arc<Signed<Copyset>>, Reading)> = VecDeque::new();
+        loop {
+            self.go_on().inspect_err(|_| under_way.iter().for_each(|(_, _, reading)| reading.abort()))?;
+            while under_way.len() < PACKS_AT_ONCE
+                && let Some(place) = chosen.next()
+            {
+                if let Some(set) = self.set(&place.copyset) {
+                    let reading =
+                        self.runtime.spawn(read_shards(Arc::clone(self.node), place, Arc::clone(&set), self.silent.clone()));
+                    under_way.push_back((place, set, reading));
+                }
+            }
+            let Some((place, set, reading)) = under_way.pop_front() else { break };
+            let read = self.runtime.block_on(reading).map_err(failed)?;
+            self.judge_pack(library.as_deref_mut(), &place, (&set, read), &mut named);
             done += u64::from(place.class.bytes());
             self.tell(|| Progress { bytes: done, bytes_total: Some(total), ..Progress::new(Phase::Fetching) });
         }
@@ -46,19 +72,24 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn read_pack(&mut self, library: Option<&mut Library>, place: &PackPlace, named: &mut Named) {
-        let Some(set) = self.set(&place.copyset) else { return };
-        let record = match self.runtime.block_on(self.node.fetcher.record_of(place)) {
-            Ok(record) => record,
+    fn judge_pack(
+        &mut self,
+        library: Option<&mut Library>,
+        place: &PackPlace,
+        (set, read): (&Copyset, Result<(Signed<Stripe>, Probed), FetchError>),
+        named: &mut Named,
+    ) {
+        let (record, probed) = match read {
+            Ok(read) => read,
             // That its stripe is lost has been said where the lists were compared.
             Err(_) if self.lost.contains(&place.pack) => return,
             Err(error) => return self.unreadable("the record of a pack", &error),
         };
-        let probed = self.probe(&set, &record);
         self.silent.extend(&probed.silent);
         if let Some(read) = &mut self.result.read {
             read.packs += 1;
             read.shards += probed.proven;
+            read.shards_unread += probed.unread;
             read.bytes += probed.proven * u64::from(record.shard_bytes);
         }
         for (shard, slot) in &probed.damaged {
@@ -69,7 +100,7 @@ impl Check<'_> {
                 Problem::new(format!("shard {shard} of pack {} is damaged at {name}: it cannot prove it", short(&place.pack)))
             });
         }
-        self.judge_again(&set, place, !probed.damaged.is_empty());
+        self.judge_again(set, place, !probed.damaged.is_empty());
         let Some(library) = library else { return };
         if (probed.proven as usize) < usize::from(record.k) {
             self.result.too_few |= !self.lost.contains(&place.pack);
@@ -86,36 +117,6 @@ impl Check<'_> {
                 self.problem(format!("pack {} is not what was written: {what}", short(&place.pack)));
             }
         }
-    }
-
-    /// Fetches all shards of a pack. No more than k of them stay in memory, beside those on their way.
-    fn probe(&self, set: &Copyset, record: &Stripe) -> Probed {
-        let (k, n) = (usize::from(record.k), record.n());
-        let mut probed = Probed { shards: vec![None; n], ..Probed::default() };
-        let slots = (0..n).filter_map(|shard| {
-            let slot = record.slot_of(shard);
-            set.slots.get(slot).filter(|holder| self.answers(holder)).map(|holder| (shard, slot, *holder))
-        });
-        let fetcher = &self.node.fetcher;
-        let asking =
-            slots.map(|(shard, slot, holder)| async move { (shard, slot, holder, fetcher.probe(record, shard, holder).await) });
-        self.runtime.block_on(async {
-            let mut answers = futures::stream::iter(asking).buffer_unordered(SHARDS_AT_ONCE);
-            while let Some((shard, slot, holder, answer)) = answers.next().await {
-                match answer {
-                    Probe::Proven(bytes) => {
-                        if (probed.proven as usize) < k {
-                            probed.shards[shard] = Some(bytes);
-                        }
-                        probed.proven += 1;
-                    }
-                    Probe::Damaged => probed.damaged.push((shard, slot)),
-                    Probe::Silent => probed.silent.push(holder),
-                }
-            }
-        });
-        probed.damaged.sort_unstable();
-        probed
     }
 
     /// A stripe of which shards are damaged may be worse than the lists said.
@@ -177,6 +178,49 @@ impl Check<'_> {
         }
         Ok(())
     }
+}
+
+/// Fetches a pack's record and all its shards. No more than k of them stay in memory, beside those on their way.
+async fn read_shards(
+    node: Arc<Node>,
+    place: PackPlace,
+    set: Arc<Signed<Copyset>>,
+    silent: BTreeSet<NodeId>,
+) -> Result<(Signed<Stripe>, Probed), FetchError> {
+    let fetcher = &node.fetcher;
+    let record = fetcher.record_of(&place).await?;
+    let (k, n) = (usize::from(record.k), record.n());
+    let mut probed = Probed { shards: vec![None; n], ..Probed::default() };
+    let mut asking = Vec::new();
+    for shard in 0..n {
+        let slot = record.slot_of(shard);
+        let Some(holder) = set.slots.get(slot).copied() else { continue };
+        if !silent.contains(&holder) && node.members.is_connected(&holder) {
+            let record = &record;
+            asking.push(async move { (shard, slot, holder, fetcher.probe(record, shard, holder).await) });
+        } else {
+            probed.unread += 1;
+        }
+    }
+    let mut answers = futures::stream::iter(asking).buffer_unordered(SHARDS_AT_ONCE);
+    while let Some((shard, slot, holder, answer)) = answers.next().await {
+        match answer {
+            Probe::Proven(bytes) => {
+                if (probed.proven as usize) < k {
+                    probed.shards[shard] = Some(bytes);
+                }
+                probed.proven += 1;
+            }
+            Probe::Damaged => probed.damaged.push((shard, slot)),
+            Probe::Silent => {
+                probed.silent.push(holder);
+                probed.unread += 1;
+            }
+        }
+    }
+    drop(answers);
+    probed.damaged.sort_unstable();
+    Ok((record, probed))
 }
 
 fn short(pack: &PackId) -> String {

@@ -279,6 +279,9 @@ fn bend(behaviour: Behaviour, call: u64, honest: ReadReply) -> ReadReply {
             ReadReply::Copysets { call, copysets: copysets.iter().map(forge).collect(), more: false }
         }
         (Behaviour::Forges, ReadReply::Range { call, .. }) => ReadReply::Missing { call },
+        (Behaviour::RefusesRanges, ReadReply::Range { .. }) => {
+            ReadReply::Refused { call, reason: Refusal::Failed, text: "no".to_owned() }
+        }
         (Behaviour::Refuses, _) => ReadReply::Refused { call, reason: Refusal::Failed, text: "no".to_owned() },
         (Behaviour::Unasked | Behaviour::Early, _) => ReadReply::Missing { call: call + 1_000_000 },
         (_, honest) => honest,

@@ -27,6 +27,9 @@ pub(super) fn text(result: &CheckResult) -> String {
             format!("{} compared", chunks(read.chunks))
         };
         line("read", format!("{share}{done}, {chunks}"));
+        if read.shards_unread > 0 {
+            line("", format!("{} not read: their holders refuse or do not answer", shards(read.shards_unread)));
+        }
     }
     if result.locked {
         line("locked", "the key is locked away: index, catalogues and contents were not looked into".to_owned());
