@@ -15,11 +15,14 @@ use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 use tokio::time::{Interval, MissedTickBehavior};
 
 const ALIVE: &str = "/backmesh/alive/1";
 const READY: u8 = 0;
+/// How much shorter the intervals are where there is reason to doubt that the peer can still be reached.
+const HURRY: u32 = 4;
 /// Silent intervals until a peer counts as gone; after the first it is asked for a sign of life.
 const SILENT_TICKS_MAX: u32 = 3;
 
@@ -73,6 +76,8 @@ pub(crate) struct Handler {
     end: LinkEnd,
     events: VecDeque<HandlerEvent>,
     ticks: Interval,
+    hurried: bool,
+    doubted: BoxFuture<'static, Option<watch::Receiver<()>>>,
     activity_seen: u64,
     silent_ticks: u32,
     asking: bool,
@@ -81,10 +86,27 @@ pub(crate) struct Handler {
 
 impl Handler {
     pub(crate) fn new(links: Arc<Links>, end: LinkEnd) -> Self {
-        let interval = links.limits.alive_interval;
-        let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { links, end, events: VecDeque::new(), ticks, activity_seen: 0, silent_ticks: 0, asking: false, ask: false }
+        let ticks = ticks_of(links.limits.alive_interval);
+        let doubted = next_doubt(end.link.doubts());
+        Self {
+            links,
+            end,
+            events: VecDeque::new(),
+            ticks,
+            hurried: false,
+            doubted,
+            activity_seen: 0,
+            silent_ticks: 0,
+            asking: false,
+            ask: false,
+        }
+    }
+
+    /// The peer is asked for a sign of life at once, and has less time for it.
+    fn on_doubt(&mut self) {
+        self.activity_seen = self.end.link.activity();
+        (self.hurried, self.silent_ticks, self.ask) = (true, 0, !self.asking);
+        self.ticks = ticks_of(self.links.limits.alive_interval / HURRY);
     }
 
     fn on_tick(&mut self) {
@@ -93,6 +115,9 @@ impl Handler {
             self.activity_seen = activity;
             self.silent_ticks = 0;
             self.end.link.set_silent(false);
+            if std::mem::take(&mut self.hurried) {
+                self.ticks = ticks_of(self.links.limits.alive_interval);
+            }
             return;
         }
         self.silent_ticks += 1;
@@ -166,6 +191,10 @@ impl ConnectionHandler for Handler {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ConnectionHandlerEvent<Opening, Wish, HandlerEvent>> {
+        while let Poll::Ready(doubts) = self.doubted.poll_unpin(cx) {
+            self.doubted = doubts.map_or_else(|| std::future::pending().boxed(), next_doubt);
+            self.on_doubt();
+        }
         while self.ticks.poll_tick(cx).is_ready() {
             self.on_tick();
         }
@@ -202,6 +231,17 @@ impl ConnectionHandler for Handler {
             _ => {}
         }
     }
+}
+
+fn ticks_of(interval: Duration) -> Interval {
+    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+/// Waits for a reason to doubt the link; gives what the next one is waited for with.
+fn next_doubt(mut doubts: watch::Receiver<()>) -> BoxFuture<'static, Option<watch::Receiver<()>>> {
+    async move { doubts.changed().await.ok().map(|()| doubts) }.boxed()
 }
 
 /// What an outbound stream is for.

@@ -60,6 +60,8 @@ pub(crate) struct Link {
     /// Counts what moved, so that a busy connection is not asked for signs of life.
     activity: AtomicU64,
     requests: mpsc::Sender<OpenRequest>,
+    /// Tells the connection's task that the link may be dead, and to find out soon.
+    doubts: watch::Sender<()>,
     closed: watch::Receiver<()>,
     inbound_slots: Arc<Semaphore>,
     outbound_slots: Arc<Semaphore>,
@@ -147,10 +149,13 @@ impl Links {
             silent: AtomicBool::new(false),
             activity: AtomicU64::new(0),
             requests,
+            doubts: watch::Sender::new(()),
             closed,
             inbound_slots: entry.inbound.clone(),
             outbound_slots: entry.outbound.clone(),
         });
+        // A peer that comes again may have lost the links that it had.
+        entry.links.iter().for_each(|other| other.doubt());
         entry.links.push(link.clone());
         entry.mark_extra(&self.local);
         Ok(LinkEnd { link, requests: requests_end, _closed: closed_end })
@@ -174,6 +179,11 @@ impl Links {
     /// The connection to open a stream on.
     pub(crate) fn route(&self, node: &NodeId) -> Option<Arc<Link>> {
         self.peers().by_node.get(node).and_then(|peer| peer.primary(&self.local)).cloned()
+    }
+
+    /// Something happened on this machine that may have broken any link.
+    pub(crate) fn doubt_all(&self) {
+        self.peers().by_node.values().flat_map(|peer| &peer.links).for_each(|link| link.doubt());
     }
 
     /// The peers with a connection.
@@ -232,6 +242,14 @@ impl Link {
 
     pub(crate) fn set_silent(&self, silent: bool) {
         self.silent.store(silent, Ordering::Relaxed);
+    }
+
+    fn doubt(&self) {
+        self.doubts.send_replace(());
+    }
+
+    pub(crate) fn doubts(&self) -> watch::Receiver<()> {
+        self.doubts.subscribe()
     }
 
     pub(crate) fn requests(&self) -> &mpsc::Sender<OpenRequest> {

@@ -310,6 +310,9 @@ impl Task {
         listener.addresses.retain(|other| *other != address);
         if here {
             listener.addresses.push(address);
+        } else {
+            // What was connected from there is dead, and no packet will say so.
+            self.links.doubt_all();
         }
         self.publish_listening();
     }

@@ -175,6 +175,29 @@ async fn what_this_side_writes_is_no_sign_of_life_of_the_peer() {
 }
 
 #[tokio::test]
+async fn the_older_link_of_a_peer_that_comes_again_is_asked_and_given_up_soon() {
+    let (mut b, first) = (node(2).await, node(1).await);
+    let line = Line::to(b.port()).await;
+    first.net.dial(&line.address, Some(b.id())).await.unwrap();
+    let _stream = first.net.open(b.id(), Protocol::Mesh).await.unwrap();
+    let (_, _, _held) = b.inbound().await;
+    line.set(Mode::Swallow);
+    // The same node, from another address: the line to the first is dead, and nobody has said so.
+    let again = node(1).await;
+    again.net.dial(&b.address(), Some(b.id())).await.unwrap();
+    let are_left = async |count| {
+        while b.net.connections(&again.id()) != count {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, are_left(2)).await.expect("both links are there");
+    // Without a reason to ask it takes 24 s or more.
+    tokio::time::timeout(PATIENCE, are_left(1)).await.expect("the dead link is given up");
+    again.net.open(b.id(), Protocol::Mesh).await.unwrap();
+    b.net.open(again.id(), Protocol::Mesh).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_line_that_is_cut_is_noticed_at_once() {
     let (mut a, mut b) = (node(1).await, node(2).await);
     let line = Line::to(b.port()).await;

@@ -35,8 +35,8 @@ impl Peer {
                 relays: Budget::new(256, 4, at),
             },
         );
-        let of_node = self.links.values().filter(|known| known.node == node).count();
-        if self.links.len() > self.config.links_max || of_node > LINKS_PER_NODE_MAX {
+        self.replace_oldest(now, node);
+        if self.links.len() > self.config.links_max {
             self.refuse(now, link, RefusedReason::Busy, "enough connections are open");
             return;
         }
@@ -49,6 +49,15 @@ impl Peer {
             observed: address,
         };
         self.send(link, Message::Hello(Box::new(hello)));
+    }
+
+    /// A node that comes again has lost its links, if it does not know yet that the other side still has them: the newest count.
+    fn replace_oldest(&mut self, now: Moment, node: NodeId) {
+        let of_node: Vec<LinkId> = self.links.iter().filter(|(_, known)| known.node == node).map(|(id, _)| *id).collect();
+        if of_node.len() > LINKS_PER_NODE_MAX {
+            self.outputs.push_back(Output::Close { link: of_node[0] });
+            self.drop_link(now, of_node[0]);
+        }
     }
 
     pub(super) fn message(&mut self, now: Moment, link: LinkId, message: Message) {

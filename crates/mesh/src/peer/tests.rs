@@ -267,6 +267,23 @@ fn links_are_bounded() {
 }
 
 #[test]
+fn a_node_that_comes_again_takes_the_place_of_its_oldest_link() {
+    // Its address has changed twice, and no packet has said yet that the first two links are dead.
+    let mut one = linked();
+    for link in 2..8 {
+        one.handle(at(1), Input::Connected { link: LinkId(link), node: node(2), address: String::new(), outbound: false });
+        let outputs = drain(&mut one);
+        let refused = |output: &Output| matches!(output, Output::Send { message: Message::Refused { .. }, .. });
+        assert!(!outputs.iter().any(refused), "link {link} is refused: {outputs:?}");
+        let closed = outputs.iter().any(|output| *output == Output::Close { link: LinkId(link - 2) });
+        assert_eq!(closed, link > 2);
+        say(&mut one, link, hello(Some(member(2))));
+        say(&mut one, link, Message::Welcome { standing: Standing::Accepted });
+        assert_eq!(one.connected().collect::<Vec<_>>(), [node(2)]);
+    }
+}
+
+#[test]
 fn what_is_made_here_goes_to_everyone_at_once() {
     let mut one = linked();
     connect(&mut one, 2, 3);
