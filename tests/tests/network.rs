@@ -1,4 +1,4 @@
-//! A share of what `faults network` does at full size: a group without any address.
+//! A share of what `faults network` does at full size: a group without any address, a node that no TCP reaches.
 //! Root only: each host is a network namespace.
 
 use backmesh_tests::disk::root_and_tools_or_skip;
@@ -17,4 +17,9 @@ fn check(name: &str) {
 #[test]
 fn members_meet_and_a_stranger_recovers_without_any_address() {
     check("nobody-named");
+}
+
+#[test]
+fn a_node_that_no_tcp_reaches_backs_up_and_restores() {
+    check("udp-only");
 }
