@@ -9,7 +9,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use backmesh_format::catalogue::FileTime;
-use rustix::fs::{Access, AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT, Uid};
+use rustix::fs::{
+    Access, AtFlags, CWD, FileType, FlockOperation, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT, Uid,
+};
 use rustix::io::Errno;
 
 use crate::stat::{FileKind, Stat, StatKey};
@@ -226,6 +228,22 @@ pub(crate) fn create_nameless(folder: impl AsFd, name: &[u8]) -> io::Result<File
 /// Fills `bytes` from an offset on.
 pub(crate) fn read_exact_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
     file.read_exact_at(bytes, offset)
+}
+
+/// Marks an open file as in use until it is closed. Not every file system can.
+pub(crate) fn lock_held(file: &File) {
+    let _ = rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive);
+}
+
+/// Whether what has this name is no folder, and no file that [`lock_held`] marks: where that cannot be told, it is none of ours.
+pub(crate) fn is_abandoned(folder: impl AsFd, name: &[u8]) -> bool {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    match rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW).map(|stat| FileType::from_raw_mode(stat.st_mode)) {
+        Ok(FileType::RegularFile) => rustix::fs::openat(folder, name, flags, Mode::empty())
+            .is_ok_and(|file| rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()),
+        Ok(FileType::Directory) | Err(_) => false,
+        Ok(_) => true,
+    }
 }
 
 /// Makes a folder that only its owner can enter until it is complete.

@@ -269,10 +269,11 @@ impl Shared {
                 // A folder that is not ours may still let us in; if not, what is in it says so.
                 let _ = os::writable_at(&*parent, &place.name);
                 // One that forbids changes is opened for them, and closed at the end where the entry has it so.
-                if let Ok(folder) = os::folder_at(&*parent, &place.name, true)
-                    && os::flags_of(&folder).is_some_and(os::is_pinned)
-                {
-                    os::clear_flags_pinned(&folder);
+                if let Ok(folder) = os::folder_at(&*parent, &place.name, true) {
+                    if os::flags_of(&folder).is_some_and(os::is_pinned) {
+                        os::clear_flags_pinned(&folder);
+                    }
+                    self.sweep(&folder);
                 }
                 return Ok(Vec::new());
             }

@@ -38,6 +38,8 @@ impl FileSink {
         let parent = shared.made_parent(&place)?;
         let (temporary, file) =
             with_temporary_name(|name| os::create_file(&*parent, name)).map_err(|error| place.io("make a file", error))?;
+        // Until it is closed nobody takes it for what a killed restore left. Where the file system has no locks, nothing is swept away.
+        os::lock_held(&file);
         let mut entry = entry.clone();
         entry.kind = Kind::Fifo;
         let sink = Self { shared, place, entry, size: bytes, parent, file, temporary: Some(temporary), position: 0, written: 0 };
@@ -141,6 +143,17 @@ impl Drop for FileSink {
 
 fn is_zero(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| *byte == 0)
+}
+
+impl Shared {
+    /// Removes what restores that were killed left in a folder under temporary names; what another restore is writing stays.
+    pub(super) fn sweep(&self, folder: &Handle) {
+        let Ok(Some(names)) = os::list_names(folder, &mut Vec::new()) else { return };
+        let left = (0..).map_while(|at| names.name(at)).filter(|name| name.starts_with(TEMPORARY.as_bytes()));
+        for name in left.filter(|name| os::is_abandoned(folder, name)) {
+            let _ = os::remove_file(folder, name);
+        }
+    }
 }
 
 /// Calls `make` with names that no one else uses until one is free.
