@@ -16,7 +16,7 @@ mod rows;
 mod table;
 
 use crate::db::{Db, DbError, Syncing};
-use crate::disk::SharedDisk;
+use crate::disk::{DiskError, SharedDisk};
 use crate::durable;
 use crate::log::{Habit, Log, LogError};
 use backmesh_format::id::{ChunkId, PackId};
@@ -25,6 +25,7 @@ use backmesh_format::stripe::Purpose;
 use delta::{Delta, Operation};
 use std::collections::HashSet;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
@@ -151,8 +152,13 @@ impl ChunkIndex {
         let gap = || ChunkIndexError::Gap { dir: dir.to_path_buf() };
         let db = Db::open(disk.clone(), dir.join(DATABASE), options.cache_bytes, Syncing::Commits)?;
         let stored = db.read(table::load)?;
-        if stored.is_some() && disk.open(&dir.join(JOURNAL)).is_err() {
-            return Err(gap());
+        let journal = dir.join(JOURNAL);
+        match disk.open(&journal) {
+            Err(error) if error.kind() == ErrorKind::NotFound && stored.is_some() => return Err(gap()),
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(DbError::from(DiskError::io("open", &journal)(error)).into());
+            }
+            _ => {}
         }
         let is_new = stored.is_none();
         let Stored { applied, next_pack, forgotten, epoch } = stored.unwrap_or_else(|| Stored::empty(fresh_epoch()));

@@ -44,6 +44,7 @@ const ACKNOWLEDGED_MAGIC: [u8; 4] = *b"BMsa";
 const VERSION: u16 = 2;
 const START_BYTES: usize = 12;
 const HEADER_BYTES: usize = START_BYTES + 32;
+const LOG: &str = "acknowledged.log";
 const SUFFIX: &str = ".pack";
 const SPARE_SUFFIX: &str = ".spare";
 /// Where the shards begin is a multiple of this, in bytes, as disks like it.
@@ -225,13 +226,23 @@ impl Spool {
         }
         // Whoever renamed the last of them may have been killed before the sync of the folder.
         disk.sync_dir(dir).map_err(DiskError::sync(dir))?;
-        let path = dir.join("acknowledged.log");
+        let path = dir.join(LOG);
         let log = Log::open(disk.clone(), path, ACKNOWLEDGED_MAGIC, Habit::SyncSometimes, |_, payload| {
             acknowledgements(payload).for_each(|(pack, shard)| mark(&mut packs, &pack, shard));
             Ok::<(), SpoolError>(())
         })?;
         let state = Mutex::new(State { log, unsynced: 0, packs, spares: Spares::default(), poisoned: false });
         Ok((Self { disk, dir: dir.to_path_buf(), state }, problems))
+    }
+
+    /// Removes a damaged log of acknowledgements, so that the packs of the spool can be opened: all of their shards count as missing.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn forget_acknowledged(disk: &SharedDisk, dir: &Path) -> Result<(), SpoolError> {
+        let log = dir.join(LOG);
+        durable::remove(disk.as_ref(), &log)?;
+        Ok(durable::sync_parent(disk.as_ref(), &log)?)
     }
 
     /// Keeps packs until their holders have them; durable when it returns. One that waits already stays as it is.
