@@ -1,14 +1,17 @@
 //! What a running piece of work tells the person who asked for it, and how it learns that nobody waits for it any more.
 
 use crate::pace::Pace;
+use crate::running::Told;
 use backmesh_control::{Event, Problem, Progress};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
-use tokio::sync::mpsc;
+use std::time::{Duration, Instant};
+use tokio::sync::{broadcast, mpsc};
 
 /// Events that wait for a slow reader. Progress beyond is dropped, all else waits.
 const EVENTS_WAITING: usize = 256;
+/// How soon work that only waits notices that it should end.
+const STOPPED_EVERY: Duration = Duration::from_millis(250);
 
 /// One end of a conversation; cheap to clone, usable from threads and tasks.
 #[derive(Clone)]
@@ -20,6 +23,7 @@ pub struct Report {
     stopped: Arc<AtomicBool>,
     ending: Ending,
     background: bool,
+    hearers: Option<broadcast::Sender<Told>>,
 }
 
 /// Whether the whole process is to end: looked at by all work at its next safe point.
@@ -56,6 +60,7 @@ impl Report {
                 stopped: Arc::default(),
                 ending,
                 background: false,
+                hearers: None,
             },
             receiver,
         )
@@ -65,6 +70,27 @@ impl Report {
     #[must_use]
     pub fn in_background(self) -> Self {
         Self { background: true, ..self }
+    }
+
+    /// The same, with all that is told also told to others.
+    #[must_use]
+    pub fn heard_by(&self, hearers: broadcast::Sender<Told>) -> Self {
+        Self { hearers: Some(hearers), ..self.clone() }
+    }
+
+    /// Tells what others' work says, where this work only waits for it.
+    pub fn pass_on(&self, event: Event) {
+        if matches!(event, Event::Problem(_)) {
+            self.problems.fetch_add(1, Ordering::Relaxed);
+        }
+        self.events.try_send(event).ok();
+    }
+
+    /// Returns once the work should end.
+    pub async fn stopped(&self) {
+        while !self.is_stopped() {
+            tokio::time::sleep(STOPPED_EVERY).await;
+        }
     }
 
     /// Whether nobody waits for the work: its threads leave the machine to others.
@@ -78,13 +104,21 @@ impl Report {
         if progress.message.is_none() || progress.bytes > 0 {
             self.pace.lock().unwrap_or_else(PoisonError::into_inner).note(self.began.elapsed(), &mut progress);
         }
+        self.let_hear(&Event::Progress(progress.clone()));
         self.events.try_send(Event::Progress(progress)).ok();
     }
 
     /// Tells of something that went wrong and did not stop the work; from a thread of its own, not from a task.
     pub fn problem(&self, problem: Problem) {
         self.problems.fetch_add(1, Ordering::Relaxed);
+        self.let_hear(&Event::Problem(problem.clone()));
         self.events.blocking_send(Event::Problem(problem)).ok();
+    }
+
+    fn let_hear(&self, event: &Event) {
+        if let Some(hearers) = &self.hearers {
+            hearers.send(Told::Event(event.clone())).ok();
+        }
     }
 
     /// How many problems there have been.

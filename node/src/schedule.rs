@@ -145,7 +145,7 @@ impl Scheduler {
 
     /// How backups go.
     pub async fn status(&self, node: &Arc<Node>) -> BackupsStatus {
-        let running = node.backing_up.available_permits() == 0;
+        let running = node.backing_up.is_running();
         let waits_for = match self.decide(node).await {
             _ if running => WaitsFor::Nothing,
             Decision::Never(Idle::Off) => WaitsFor::SwitchedOff,
@@ -269,9 +269,13 @@ impl Scheduler {
                     }
                 }
             });
-            let done = backup::back_up(&node, &report).await;
+            // In a task of its own: should it panic, the schedule goes on.
+            let done = {
+                let (node, report) = (Arc::clone(&node), report.clone());
+                tokio::spawn(async move { backup::back_up(&node, &report).await }).await
+            };
             drop(report);
-            node.schedule.ended(&done);
+            node.schedule.ended(&done.unwrap_or(Err(BackupError::Broken)));
             listening.await.ok();
             drop(place);
         });

@@ -113,7 +113,7 @@ async fn converse(stream: UnixStream, node: Arc<Node>, ending: Ending) -> std::i
 
 async fn answer(node: Arc<Node>, request: Request, report: Report) {
     let end = match request {
-        Request::Backup => backup::back_up(&node, &report).await.map(Answer::from).map_err(Failure::from),
+        Request::Backup => backup::back_up_or_attend(&node, &report).await.map(Answer::from),
         Request::Snapshots => browse::snapshots(&node).await.map(Answer::from),
         Request::Ls { snapshot, path, recursive } => {
             match browse::list(&node, &snapshot, path.as_ref(), recursive, &report).await {

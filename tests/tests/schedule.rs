@@ -41,7 +41,8 @@ fn an_agent_backs_up_by_itself_in_the_background_within_limits_and_stops_when_as
     assert_eq!((&set["every"], &set["agent"]), (&"1h".into(), &true.into()));
     // Its machine has just been started, and what is protected is new.
     wait_for("a backup to start", Duration::from_secs(180), || Ok(backups()["running"] == true))?;
-    assert_eq!(owner.run(&["--json", "backup"]).expect(1).lines()[0]["type"], "error", "one at a time");
+    // A person who asks for a backup now waits for this one, and hears how it ends.
+    let attending = owner.spawn(&["--json", "backup"]);
     let own = niceness(std::process::id(), "").first().copied().unwrap_or(0);
     wait_for("threads in the background", Duration::from_secs(60), || {
         Ok(niceness(owner.pid().unwrap_or_default(), "background").iter().all(|nice| *nice == own.max(15)))
@@ -58,6 +59,10 @@ fn an_agent_backs_up_by_itself_in_the_background_within_limits_and_stops_when_as
 
     owner.run(&["schedule", "--pause", "1h"]).expect(0);
     wait_for("the backup to stop", Duration::from_secs(60), || Ok(backups()["running"] == false))?;
+    let attended = attending.wait_with_output()?;
+    let heard = String::from_utf8_lossy(&attended.stdout);
+    assert_eq!(attended.status.code(), Some(130), "{heard}");
+    assert!(heard.contains("\"type\":\"progress\""), "it heard nothing of it: {heard}");
     assert_eq!((&backups()["waits_for"], &backups()["failures"]), (&"pause".into(), &0.into()));
     assert_eq!(owner.status()["vault"]["snapshots"], 0);
 
