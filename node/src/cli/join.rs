@@ -2,7 +2,7 @@
 
 use super::{Context, absolute, secret, usage};
 use crate::greeting::{Greeting, greet};
-use crate::state::{Config, Founding, State};
+use crate::state::{Config, Founding, Joining, State, StateError};
 use crate::{os, units};
 use anyhow::Context as _;
 use backmesh_control::{Event, ExitCode, Failure, JoinResult, PathText, peer_id};
@@ -44,17 +44,18 @@ impl Join {
     pub(super) fn run(self, cx: &mut Context) -> anyhow::Result<ExitCode> {
         self.check_usage()?;
         let token = self.read_token()?;
+        let state = State::create(&cx.folder)?;
+        if let Some(saved) = self.joined_before(&state, &token)? {
+            return self.finish(cx, &state, &token, saved);
+        }
         let now = os::now();
         check_expiry(&token, now)?;
-        let state = State::create(&cx.folder)?;
         state.require_unjoined()?;
-        let _lock = state.lock()?;
+        let lock = state.lock()?;
         // Again, now that nobody else can be joining.
         state.require_unjoined()?;
 
-        let taken_over = self.phrase_file.as_deref().map(secret::read_phrase).transpose()?;
-        let takeover = taken_over.is_some();
-        let vault_secret = taken_over.unwrap_or_else(|| VaultSecret::new(*random_bytes()));
+        let (vault_secret, saved) = self.phrase(cx, &state)?;
         let offer_bytes = match self.offer {
             Some(bytes) => bytes,
             None => default_offer(state.folder())?,
@@ -62,7 +63,7 @@ impl Join {
         let founding = Founding {
             token: &token,
             secret: &vault_secret,
-            takeover,
+            takeover: self.phrase_file.is_some(),
             node_key: KeyPair::from_secret(&random_bytes()),
             writer_key: KeyPair::from_secret(&random_bytes()),
             machine: machine(&token),
@@ -70,34 +71,93 @@ impl Join {
             config: Config { offer_bytes, ..Config::default() },
             now,
         };
-        let saved = self.hand_over_phrase(cx, &vault_secret)?;
-        let founded = state.found(&founding).inspect_err(|_| forget(saved.as_deref()));
-        let certificate = founded?;
-        let greeting = if token.invitation.seeds.is_empty() { Greeting::Unmet } else { greet(&state).unwrap_or(Greeting::Unmet) };
+        state.found(&founding).inspect_err(|_| forget(&state, saved.as_deref()))?;
+        state.forget_joining()?;
+        drop(lock);
+        self.finish(cx, &state, &token, saved)
+    }
+
+    /// Meets a member, and tells how it went; also where an earlier call of this command was interrupted before it came to that.
+    fn finish(&self, cx: &mut Context, state: &State, token: &Token, saved: Option<PathBuf>) -> anyhow::Result<ExitCode> {
+        let lock = match state.lock() {
+            // An agent of this node has begun already, and meets the members.
+            Err(StateError::InUse(_)) => None,
+            lock => Some(lock?),
+        };
+        let alone = token.invitation.seeds.is_empty();
+        let greeting = if alone || lock.is_none() { Greeting::Unmet } else { greet(state).unwrap_or(Greeting::Unmet) };
         if let Greeting::Refused(why) = greeting {
             state.unfound()?;
-            forget(saved.as_deref());
+            forget(state, saved.as_deref());
             return Err(Failure::new(ExitCode::Failed, "a member of the workgroup refuses this node").with_hint(why).into());
         }
-
+        let (certificate, writer) = (state.certificate()?, state.writer()?);
         cx.output.event(Event::result(JoinResult {
             node: certificate.node.to_string(),
             peer_id: peer_id(&certificate.node),
             name: certificate.name.clone(),
             workgroup: certificate.workgroup.to_string(),
             workgroup_name: token.charter.name.clone(),
-            vault: vault_secret.vault().to_string(),
-            offer_bytes,
+            vault: writer.vault.to_string(),
+            offer_bytes: state.config()?.offer_bytes,
             phrase_file: saved.as_deref().map(|path| PathText::new(os::path_bytes(path))),
-            takeover,
+            takeover: self.phrase_file.is_some(),
         }));
         let (agent, protect) = (cx.suggest("agent"), cx.suggest("protect DIR"));
-        if greeting == Greeting::Unmet && !token.invitation.seeds.is_empty() {
+        if greeting == Greeting::Unmet && !alone && lock.is_some() {
             cx.output
                 .advice("no member could be reached now: the agent goes on trying, and is a member once one has admitted it");
         }
         cx.output.advice(&format!("next: {protect}\nthen: {agent}"));
         Ok(ExitCode::Done)
+    }
+
+    /// Whether an earlier call of this very command was interrupted once the node was a member: the same token, and the phrase of its
+    /// vault is where this call would write or read it; the file that was written.
+    fn joined_before(&self, state: &State, token: &Token) -> anyhow::Result<Option<Option<PathBuf>>> {
+        let Some(file) = self.save_phrase.as_ref().or(self.phrase_file.as_ref()).filter(|_| state.is_joined().unwrap_or(false))
+        else {
+            return Ok(None);
+        };
+        let with_token =
+            state.certificate()?.invitation.as_ref().is_some_and(|invitation| invitation.key == token.invitation.key);
+        // From standard input it can be read only once.
+        if !with_token || file == Path::new("-") || file.symlink_metadata().is_err() {
+            return Ok(None);
+        }
+        let its_own = secret::read_phrase(file).is_ok_and(|phrase| state.writer().is_ok_and(|it| it.vault == phrase.vault()));
+        let saved = self.save_phrase.as_deref().map(absolute).transpose()?;
+        state.forget_joining()?;
+        Ok(its_own.then_some(saved))
+    }
+
+    /// The vault's secret, and the file to which its phrase was written.
+    fn phrase(&self, cx: &mut Context, state: &State) -> anyhow::Result<(VaultSecret, Option<PathBuf>)> {
+        if let Some(file) = &self.phrase_file {
+            return Ok((secret::read_phrase(file)?, None));
+        }
+        let Some(path) = self.save_phrase.as_deref().map(absolute).transpose()? else {
+            let vault_secret = VaultSecret::new(*random_bytes());
+            show_phrase(cx, &vault_secret)?;
+            return Ok((vault_secret, None));
+        };
+        if path.symlink_metadata().is_ok() {
+            // Written by a call that was interrupted, for a vault that did not come to be: it can be this one's.
+            if let Some(begun) = state.joining()?.filter(|begun| begun.phrase_file == path) {
+                match secret::read_phrase(&path) {
+                    Ok(phrase) if phrase.vault() == begun.vault => return Ok((phrase, Some(path))),
+                    Err(_) if secret::is_part_of_phrase(&path) => {}
+                    _ => return Err(exists(&path)),
+                }
+                std::fs::remove_file(&path).with_context(|| format!("{} cannot be written anew", shown(&path)))?;
+            } else {
+                return Err(exists(&path));
+            }
+        }
+        let vault_secret = VaultSecret::new(*random_bytes());
+        state.note_joining(&Joining { vault: vault_secret.vault(), phrase_file: path.clone() })?;
+        secret::save_phrase(&vault_secret, &path).with_context(|| format!("the phrase cannot be written to {}", shown(&path)))?;
+        Ok((vault_secret, Some(path)))
     }
 
     /// What the grammar cannot tell, before anything is read or written.
@@ -115,13 +175,6 @@ impl Join {
             return Err(usage(
                 "there is no terminal to show the recovery phrase on: give --save-phrase FILE, a new file that only you can read",
             ));
-        }
-        if let Some(path) = &self.save_phrase
-            && path.symlink_metadata().is_ok()
-        {
-            return Err(Failure::new(ExitCode::Failed, format!("{} exists already", shown(path)))
-                .with_hint("nothing is overwritten: give --save-phrase another name")
-                .into());
         }
         Ok(())
     }
@@ -144,35 +197,32 @@ impl Join {
         let _ = os::hide_argument(&self.token);
         Ok(token)
     }
+}
 
-    /// Shows or saves a new vault's phrase, so that no vault comes to be whose phrase nobody has; gives the file it is in.
-    fn hand_over_phrase(&self, cx: &mut Context, vault_secret: &VaultSecret) -> anyhow::Result<Option<PathBuf>> {
-        if self.phrase_file.is_some() {
-            return Ok(None);
-        }
-        if let Some(path) = &self.save_phrase {
-            let path = absolute(path)?;
-            secret::save_phrase(vault_secret, &path)
-                .with_context(|| format!("the phrase cannot be written to {}", shown(&path)))?;
-            return Ok(Some(path));
-        }
-        let mut text = Zeroizing::new(String::with_capacity(1 << 10));
-        text.push_str(
-            "The recovery phrase of your vault. Write it down and keep it apart from this machine: it is shown only now,\n\
-             it restores everything, and whoever has it can read everything.\n\n",
-        );
-        text.push_str(&secret::display_phrase(vault_secret));
-        cx.output.advice(&text);
-        drop(text);
-        let mut positions = index::sample(&mut rand::rng(), 24, 2).into_vec();
-        positions.sort_unstable();
-        if secret::ask_back(vault_secret, &positions, os::stdin_unbuffered()?, io::stderr())? {
-            return Ok(None);
-        }
-        Err(Failure::new(ExitCode::Failed, "the phrase was not confirmed, so nothing was joined")
-            .with_hint("run the command again: it shows another phrase")
-            .into())
+/// Shows a new vault's phrase, so that no vault comes to be whose phrase nobody has.
+fn show_phrase(cx: &mut Context, vault_secret: &VaultSecret) -> anyhow::Result<()> {
+    let mut text = Zeroizing::new(String::with_capacity(1 << 10));
+    text.push_str(
+        "The recovery phrase of your vault. Write it down and keep it apart from this machine: it is shown only now,\n\
+         it restores everything, and whoever has it can read everything.\n\n",
+    );
+    text.push_str(&secret::display_phrase(vault_secret));
+    cx.output.advice(&text);
+    drop(text);
+    let mut positions = index::sample(&mut rand::rng(), 24, 2).into_vec();
+    positions.sort_unstable();
+    if secret::ask_back(vault_secret, &positions, os::stdin_unbuffered()?, io::stderr())? {
+        return Ok(());
     }
+    Err(Failure::new(ExitCode::Failed, "the phrase was not confirmed, so nothing was joined")
+        .with_hint("run the command again: it shows another phrase")
+        .into())
+}
+
+fn exists(path: &Path) -> anyhow::Error {
+    Failure::new(ExitCode::Failed, format!("{} exists already", shown(path)))
+        .with_hint("nothing is overwritten: give --save-phrase another name")
+        .into()
 }
 
 /// Whether somebody can read what is shown and answer.
@@ -216,10 +266,11 @@ fn default_offer(folder: &Path) -> anyhow::Result<u64> {
 }
 
 /// Removes the file of a phrase whose vault did not come to be, so that the same command can be tried again.
-fn forget(saved: Option<&Path>) {
+fn forget(state: &State, saved: Option<&Path>) {
     if let Some(path) = saved {
         // Where that fails, the next attempt says that the file exists.
         let _ = std::fs::remove_file(path);
+        let _ = state.forget_joining();
     }
 }
 

@@ -104,6 +104,12 @@ pub(super) fn save_phrase(secret: &VaultSecret, path: &Path) -> io::Result<()> {
     written.and_then(|()| os::sync_dir(folder))
 }
 
+/// Whether a file could be the beginning of a phrase, its writing interrupted: words of small letters, or nothing.
+pub(super) fn is_part_of_phrase(path: &Path) -> bool {
+    let text = File::open(path).and_then(|file| read_bounded(file, PHRASE_BYTES_MAX));
+    text.is_ok_and(|text| text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_whitespace()))
+}
+
 /// How often words may be given wrongly.
 const ATTEMPTS_MAX: usize = 3;
 

@@ -8,10 +8,10 @@ use backmesh_format::keys::{KeyPair, VaultSecret};
 use backmesh_format::membership::Certificate;
 use backmesh_format::token::Token;
 use backmesh_format::vault::WriterCert;
-use backmesh_format::{MachineId, NodeId, SealingKey, Signed, UnixMillis, Wire, keyfile};
+use backmesh_format::{MachineId, NodeId, SealingKey, Signed, UnixMillis, VaultId, Wire, keyfile};
 use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// How many generations a takeover is made ready for. The root key is gone once `join` has ended, so that every certificate that may
 /// be needed is signed before; each takes 300 bytes.
@@ -38,6 +38,58 @@ pub struct Founding<'a> {
     pub config: Config,
     /// The time.
     pub now: UnixMillis,
+}
+
+/// What a join that was interrupted had begun, so that it can be begun again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Joining {
+    /// The vault that was to be.
+    pub vault: VaultId,
+    /// Where its phrase was to be written; nothing had been there.
+    pub phrase_file: PathBuf,
+}
+
+/// What is remembered of a join until it has ended: the vault's id, a new line, the path of the phrase's file.
+impl State {
+    /// Remembers what is about to begin.
+    ///
+    /// # Errors
+    /// Where the system refuses.
+    pub fn note_joining(&self, joining: &Joining) -> Result<(), StateError> {
+        let text = [joining.vault.to_string().as_bytes(), b"\n", os::path_bytes(&joining.phrase_file)].concat();
+        write_private(&self.joining_path(), &text)
+    }
+
+    /// What had begun and did not end.
+    ///
+    /// # Errors
+    /// Where the system refuses.
+    pub fn joining(&self) -> Result<Option<Joining>, StateError> {
+        let path = self.joining_path();
+        let bytes = match std::fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            read => read.map_err(io_error("read", &path))?,
+        };
+        let end = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
+        let vault = std::str::from_utf8(&bytes[..end]).ok().and_then(VaultId::from_hex);
+        Ok(vault.map(|vault| Joining { vault, phrase_file: os::path_from_bytes(bytes[(end + 1).min(bytes.len())..].to_vec()) }))
+    }
+
+    /// It has ended.
+    ///
+    /// # Errors
+    /// Where the system refuses.
+    pub fn forget_joining(&self) -> Result<(), StateError> {
+        let path = self.joining_path();
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &path)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn joining_path(&self) -> PathBuf {
+        self.folder.join("joining")
+    }
 }
 
 impl State {
@@ -90,6 +142,7 @@ impl State {
             self.folder.join("charter.bin"),
             self.folder.join("node.key"),
             self.folder.join("machine"),
+            self.folder.join("copied"),
             self.records_path(),
         ] {
             let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
