@@ -1,5 +1,6 @@
 //! The agent: the node in the foreground, from the lock on its state to a clean end.
 
+use crate::advice::of_state;
 use crate::holder::Holder;
 use crate::members::Members;
 use crate::node::{Going, Node};
@@ -9,7 +10,7 @@ use crate::{nearby, schedule, takeover, upkeep};
 use anyhow::Context;
 use backmesh_control::ExitCode;
 use backmesh_net::{Net, NetConfig, NetEvent, Protocol};
-use backmesh_store::{RealDisk, Records};
+use backmesh_store::{DbError, RealDisk, Records, RecordsError};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,8 @@ pub struct AgentOptions {
     pub listen: Vec<String>,
     /// Whether mDNS is left alone, whatever the configuration says.
     pub no_mdns: bool,
+    /// A person says that nobody else uses the state.
+    pub only_copy: bool,
 }
 
 /// How long the end may take: a put into the shelf is finished, a backup stops at its next safe point.
@@ -39,6 +42,8 @@ enum Ended {
     TakenOver,
     /// The key was locked away, and what was read with it is to leave the memory.
     LockedAway,
+    /// Another process has the same keys, and stays.
+    Copied,
 }
 
 /// Runs until it is told to stop.
@@ -48,12 +53,21 @@ enum Ended {
 pub fn run(options: AgentOptions) -> anyhow::Result<ExitCode> {
     let state = State::open(&options.state)?;
     let lock = state.lock()?;
+    if options.only_copy {
+        state.claim()?;
+    }
+    state.require_only_copy()?;
     crate::os::raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let ended = runtime.block_on(run_parts(&options));
     runtime.shutdown_timeout(END_LIMIT);
     let why = match ended? {
         Ended::Stopped => return Ok(ExitCode::Done),
+        Ended::Copied => {
+            // Started again, by a person or a service manager, it must not begin anew.
+            state.note_copied()?;
+            return Err(StateError::Copied(options.state).into());
+        }
         // Nothing that was opened as the guest of before is still in use.
         Ended::TakenOver => "the vault was taken over",
         // Keys of packs, lists of snapshots, names and contents that were read lie in memory that was given back, too.
@@ -68,12 +82,11 @@ pub fn run(options: AgentOptions) -> anyhow::Result<ExitCode> {
 async fn run_parts(options: &AgentOptions) -> anyhow::Result<Ended> {
     let files = State::open(&options.state)?;
     let (net, events) = start_network(&files, options).await?;
-    let disk = Arc::new(RealDisk);
-    let records = Arc::new(Records::open(disk, &files.records_path())?);
+    let records = Arc::new(open_records(&files).map_err(of_state)?);
     let (members, drive) = Members::open(&files, net.clone(), Arc::clone(&records))?;
-    let socket = Socket::bind(&files)?;
+    let socket = Socket::bind(&files).map_err(of_state)?;
     let (ending, mut ended) = watch::channel(Going::On);
-    let node = Arc::new(Node::open(files, net.clone(), Arc::clone(&members), records, ending)?);
+    let node = Arc::new(Node::open(files, net.clone(), Arc::clone(&members), records, ending).map_err(of_state)?);
 
     let mut parts = JoinSet::new();
     let conversations = Conversations::default();
@@ -94,6 +107,7 @@ async fn run_parts(options: &AgentOptions) -> anyhow::Result<Ended> {
             Ok(Going::Again) => Ended::LockedAway,
             _ => Ended::Stopped,
         }),
+        () = members.yields() => Ok(Ended::Copied),
         taken = takeover::settle(&node), if node.taking_over => taken.map(|()| Ended::TakenOver),
         Some(part) = parts.join_next() => Err(died(part)),
     };
@@ -121,6 +135,22 @@ fn died(part: Result<&'static str, JoinError>) -> anyhow::Error {
     match part {
         Ok(name) => anyhow::anyhow!("{name} ended unexpectedly"),
         Err(error) => anyhow::Error::new(error).context("a part of the node failed"),
+    }
+}
+
+/// Damaged records are put aside, not deleted. What they held of the workgroup is learnt again; of the vault, its holders have it all
+/// ([`crate::catch_up`]); owners whose shards lie here bring their plans again.
+fn open_records(files: &State) -> anyhow::Result<Records> {
+    let folder = files.records_path();
+    match Records::open(Arc::new(RealDisk), &folder) {
+        Err(RecordsError::Db(DbError::Damaged { reason, .. })) => {
+            let aside = files.folder().join(format!("records.damaged-{}", crate::os::now()));
+            std::fs::rename(&folder, &aside)
+                .with_context(|| format!("{} is damaged and cannot be put aside", folder.display()))?;
+            tracing::warn!("the records are damaged ({reason}): they are in {} now, and are begun anew", aside.display());
+            Ok(Records::open(Arc::new(RealDisk), &folder)?)
+        }
+        opened => Ok(opened?),
     }
 }
 

@@ -96,6 +96,7 @@ pub struct Members {
     announced: Mutex<Option<(u64, Vec<NodeId>)>>,
     notice: Mutex<Option<String>>,
     conducts: Arc<Conducts>,
+    yields: Notify,
     changes: mpsc::Sender<Vec<Change>>,
 }
 
@@ -146,6 +147,7 @@ impl Members {
             announced: Mutex::default(),
             notice: Mutex::default(),
             conducts,
+            yields: Notify::new(),
             changes,
         });
         Ok((Arc::clone(&members), Drive { members }))
@@ -217,6 +219,11 @@ impl Members {
     /// Sets what a person should know.
     pub fn set_notice(&self, text: String) {
         *lock(&self.notice) = Some(text);
+    }
+
+    /// Returns once another process with this node's key has turned out to be the one that stays.
+    pub async fn yields(&self) {
+        self.yields.notified().await;
     }
 
     /// Says what this node offers, and where it can be met.
@@ -331,11 +338,14 @@ impl Members {
                     *lock(&self.notice) = Some(reason.advice().to_owned());
                 }
             }
-            PeerEvent::CopiedIdentity => {
+            PeerEvent::CopiedIdentity { yields } => {
                 let text =
                     "another machine runs with a copy of this state: stop one of the two and join it with a token of its own";
                 *lock(&self.notice) = Some(text.to_owned());
                 tracing::error!("{text}");
+                if *yields {
+                    self.yields.notify_one();
+                }
             }
             PeerEvent::Misbehaved { node } => {
                 tracing::warn!(%node, "a member sent forged records and was cut off");

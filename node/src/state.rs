@@ -4,6 +4,8 @@
 //! state.lock                     held by the process that uses the rest
 //! node.key                       the node's key (0600)
 //! machine                        the machine's id as this workgroup sees it, so that a copied state is noticed
+//! joining                        the vault and the phrase file of a join that has begun; gone when it has ended
+//! copied                         another process with the same keys was met in the workgroup, and stays; absent in everyday life
 //! charter.bin  certificate.bin   signed records; with the certificate the node has joined
 //! config.toml                    what is protected and offered; see `config`
 //! vault/writer.key               signs heads, stripes and copysets (0600)
@@ -19,13 +21,13 @@ pub mod manners;
 mod papers;
 
 pub use config::Config;
-pub use papers::{Founding, TAKEOVER_GENERATIONS};
+pub use papers::{Founding, Joining, TAKEOVER_GENERATIONS};
 
 use crate::os::{self, SocketPath};
 use backmesh_control::{ExitCode, Failure};
 use backmesh_format::charter::{Charter, check_charter};
 use backmesh_format::keyfile::{self, KeyFileError};
-use backmesh_format::keys::{ChunkIdKey, KeyPair};
+use backmesh_format::keys::{ChunkIdKey, KeyPair, machine_id};
 use backmesh_format::membership::{Certificate, check_certificate};
 use backmesh_format::vault::{WriterCert, check_writer};
 use backmesh_format::{DecodeError, MachineId, Signed, Wire};
@@ -41,6 +43,9 @@ pub enum StateError {
     /// There is none, or it belongs to no workgroup yet.
     #[error("{} belongs to no workgroup", .0.display())]
     NotJoined(PathBuf),
+    /// It has keys of a member and no certificate.
+    #[error("{} has keys and no certificate.bin: joining was interrupted, or that file is gone", .0.display())]
+    Unfinished(PathBuf),
     /// It belongs to one already.
     #[error("{} belongs to the workgroup \"{workgroup}\" already", .folder.display())]
     AlreadyJoined {
@@ -52,6 +57,12 @@ pub enum StateError {
     /// Another process uses it.
     #[error("another process uses {}", .0.display())]
     InUse(PathBuf),
+    /// It was made on another machine.
+    #[error("{} was made on another machine, and running it on two would make them one member", .0.display())]
+    OtherMachine(PathBuf),
+    /// Another process uses a copy of it.
+    #[error("another machine, or another folder of this one, runs with a copy of {}, and was there first: this one has stopped", .0.display())]
+    Copied(PathBuf),
     /// A secret that others could have read.
     #[error("{} holds a secret and has mode {mode:04o}, which lets others read it", .path.display())]
     Exposed {
@@ -107,16 +118,26 @@ pub enum StateError {
     },
 }
 
+/// What is done about a file that nothing else has.
+const REPLACE: &str = "put it back from a copy of the state folder; without one, what is stored with others is all there: \
+                       backmesh --state NEW join TOKEN --phrase-file FILE goes on with this vault";
+
+/// Whether a later program wrote what cannot be read.
+fn is_newer(error: &StateError) -> bool {
+    matches!(error, StateError::Record { source: DecodeError::Version { .. } | DecodeError::Flags { .. }, .. })
+}
+
 impl From<StateError> for Failure {
     fn from(error: StateError) -> Self {
         let code = match &error {
-            StateError::NotJoined(_) => ExitCode::NoAgent,
-            StateError::InUse(_) => ExitCode::InUse,
+            StateError::NotJoined(_) | StateError::Unfinished(_) => ExitCode::NoAgent,
+            StateError::InUse(_) | StateError::OtherMachine(_) | StateError::Copied(_) => ExitCode::InUse,
             StateError::Locked => ExitCode::WrongKey,
             _ => ExitCode::Failed,
         };
         let hint = match &error {
             StateError::NotJoined(_) => Some("ask an admin for a token, then: backmesh join TOKEN".to_owned()),
+            StateError::Unfinished(_) => Some(format!("give the same join again; if the node was a member already, {REPLACE}")),
             StateError::AlreadyJoined { .. } => Some(
                 "one state belongs to one workgroup; for another one give another folder: backmesh --state DIR join TOKEN"
                     .to_owned(),
@@ -124,6 +145,11 @@ impl From<StateError> for Failure {
             StateError::InUse(_) => {
                 Some("an agent or another command is running on it; stop it, or give another --state".to_owned())
             }
+            StateError::OtherMachine(_) | StateError::Copied(_) => Some(
+                "to make this machine a member of its own: backmesh --state NEW join TOKEN; to go on with the vault of a machine that is \
+                 gone, add --phrase-file FILE; if no other machine or folder uses this state any more: backmesh agent --only-copy"
+                    .to_owned(),
+            ),
             StateError::Exposed { path, .. } => {
                 Some(format!("if nobody else has read it: chmod 600 {}", backmesh_control::escape(os::path_bytes(path))))
             }
@@ -131,7 +157,16 @@ impl From<StateError> for Failure {
             StateError::Generation { .. } => {
                 Some("join again with an empty state folder, the phrase and a member at hand".to_owned())
             }
-            _ => None,
+            StateError::Key { path, .. } if path.ends_with("unsealing.key") => Some(format!(
+                "remove it, then: backmesh key unlock --phrase-file FILE; or {REPLACE}"
+            )),
+            StateError::Key { .. } | StateError::Record { .. } if !is_newer(&error) => Some(REPLACE.to_owned()),
+            StateError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => Some(REPLACE.to_owned()),
+            StateError::Config { .. } => Some(
+                "correct it in an editor, or move it away: then nothing is protected or offered until `backmesh protect DIR` and its line \
+                 offer say so again".to_owned(),
+            ),
+            error => crate::advice::advice(error),
         };
         Self { code, message: error.to_string(), hint }
     }
@@ -159,7 +194,11 @@ impl State {
     /// `NotJoined` where there is none.
     pub fn open(folder: &Path) -> Result<Self, StateError> {
         let state = Self { folder: folder.to_owned() };
-        if state.is_joined()? { Ok(state) } else { Err(StateError::NotJoined(folder.to_owned())) }
+        match state.is_joined()? {
+            true => Ok(state),
+            false if folder.join("node.key").exists() => Err(StateError::Unfinished(folder.to_owned())),
+            false => Err(StateError::NotJoined(folder.to_owned())),
+        }
     }
 
     /// The folder of a state that may not exist yet; made where it is missing.
@@ -171,7 +210,11 @@ impl State {
         Ok(Self { folder: folder.to_owned() })
     }
 
-    fn is_joined(&self) -> Result<bool, StateError> {
+    /// Whether the node has joined.
+    ///
+    /// # Errors
+    /// Where the system refuses.
+    pub fn is_joined(&self) -> Result<bool, StateError> {
         let path = self.certificate_path();
         path.try_exists().map_err(io_error("look for", &path))
     }
@@ -255,14 +298,70 @@ impl State {
         read_key(&self.folder.join("node.key"), NODE_KEY).map(|secret| KeyPair::from_secret(&secret))
     }
 
-    /// The machine on which the node joined, as the workgroup sees it.
+    /// The machine on which the node joined, or on which it was said to be the only copy, as the workgroup sees it. Where that was lost,
+    /// its certificate tells.
     ///
     /// # Errors
-    /// Where it is missing or damaged.
+    /// Where neither can be read.
     pub fn machine(&self) -> Result<MachineId, StateError> {
         let path = self.folder.join("machine");
-        let text = std::fs::read_to_string(&path).map_err(io_error("read", &path))?;
-        MachineId::from_hex(text.trim()).ok_or(StateError::Record { path, source: DecodeError::Invalid("the machine's id") })
+        match std::fs::read_to_string(&path) {
+            Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {
+                Err(io_error("read", &path)(error))
+            }
+            read => match read.ok().and_then(|text| MachineId::from_hex(text.trim())) {
+                Some(machine) => Ok(machine),
+                None => Ok(self.certificate()?.machine),
+            },
+        }
+    }
+
+    /// Refuses a state that another machine made, or that another process uses a copy of: two processes with one key would be one
+    /// member, and undo each other's work. A machine that has no name of its own cannot tell.
+    ///
+    /// # Errors
+    /// `OtherMachine` and `Copied`.
+    pub fn require_only_copy(&self) -> Result<(), StateError> {
+        let note = self.copied_path();
+        if note.try_exists().map_err(io_error("look for", &note))? {
+            return Err(StateError::Copied(self.folder.clone()));
+        }
+        match self.this_machine()? {
+            Some(here) if here != self.machine()? => Err(StateError::OtherMachine(self.folder.clone())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Remembers that another process with the same keys stays and this one does not.
+    ///
+    /// # Errors
+    /// Where the system refuses.
+    pub fn note_copied(&self) -> Result<(), StateError> {
+        write_private(&self.copied_path(), b"")
+    }
+
+    /// A person says that nobody else uses this state: it belongs to this machine from now on.
+    ///
+    /// # Errors
+    /// Where the system refuses.
+    pub fn claim(&self) -> Result<(), StateError> {
+        if let Some(here) = self.this_machine()? {
+            write_private(&self.folder.join("machine"), format!("{here}\n").as_bytes())?;
+        }
+        let note = self.copied_path();
+        match std::fs::remove_file(&note) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &note)(error)),
+            _ => os::sync_dir(&self.folder).map_err(io_error("sync", &self.folder)),
+        }
+    }
+
+    fn this_machine(&self) -> Result<Option<MachineId>, StateError> {
+        let Some(name) = os::system_machine_id() else { return Ok(None) };
+        Ok(Some(machine_id(&self.charter()?.workgroup_id(), &name)))
+    }
+
+    fn copied_path(&self) -> PathBuf {
+        self.folder.join("copied")
     }
 
     /// The charter that the node joined with; the agent may know a newer one.

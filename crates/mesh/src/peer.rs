@@ -234,8 +234,12 @@ pub enum PeerEvent {
         /// Who.
         node: NodeId,
     },
-    /// Someone uses this node's key at the same time: the state folder was copied to another machine. One of the two must join anew.
-    CopiedIdentity,
+    /// Someone uses this node's key at the same time: the state folder was copied to another machine, or came to life twice. One of
+    /// the two must join anew.
+    CopiedIdentity {
+        /// Whether it is this one that has to stop; the other one comes to another answer.
+        yields: bool,
+    },
     /// Another node sees this one at this address.
     Observed {
         /// The address.
@@ -294,7 +298,14 @@ pub struct Peer {
     outputs: VecDeque<Output>,
     announced: Option<(Announcement, u64)>,
     announcement: Option<Announcement>,
+    /// How often someone else who has this node's key contradicted it.
     overtaken: u32,
+    /// How many of these contradictions it has answered.
+    answered: u32,
+    /// After how many contradictions it stops.
+    yields_after: u32,
+    /// When it met the first member.
+    linked_at: Option<u64>,
     reannounce_at: Option<u64>,
     orphans_at: u64,
     admitted: bool,
@@ -304,8 +315,15 @@ pub struct Peer {
 const ORPHANS_MS: u64 = 30_000;
 /// How long unchanged facts about oneself stay announced, in milliseconds.
 const ANNOUNCE_MS: u64 = 6 * 3_600_000;
-/// How long a node waits before it says again what someone else with its key contradicted, in milliseconds.
-const REANNOUNCE_MS: u64 = 60_000;
+/// How long a node waits before it says again what someone else with its key contradicted, in milliseconds: the first time, the second
+/// time, and from then on.
+const REANNOUNCE_MS: [u64; 3] = [0, 2_000, 60_000];
+/// By how much a node that was contradicted raises its number: further than it ever came by itself, so that what contradicts it once
+/// more was said in answer to this, and is no older word of its own that comes late.
+const CONTRADICTED_STEP: u64 = 1 << 20;
+/// After how many contradictions a node stops, by how long it had been among the members when the first came, in milliseconds: whoever
+/// came second hears the other's answer at once. Each contradicts the other in turn, and whoever begins is one behind.
+const YIELDS_AFTER: [(u64, u32); 3] = [(30_000, 2), (600_000, 3), (u64::MAX, 4)];
 /// To how many others a record that came unasked is passed on; a group of up to two more is told completely.
 const RELAYS: usize = 6;
 
@@ -333,6 +351,9 @@ impl Peer {
             announced: None,
             announcement: None,
             overtaken: 0,
+            answered: 0,
+            yields_after: 0,
+            linked_at: None,
             reannounce_at: None,
             orphans_at,
             admitted,
@@ -424,7 +445,7 @@ impl Peer {
             .as_ref()
             .is_some_and(|(said, at)| *said == announcement && now.monotonic_ms.saturating_sub(*at) < ANNOUNCE_MS);
         self.announcement = Some(announcement);
-        if !unchanged {
+        if !unchanged && !self.yields() {
             self.say(now);
         }
     }
@@ -432,10 +453,11 @@ impl Peer {
     /// Signs what this node says of itself, under a higher number than any that is known.
     fn say(&mut self, now: Moment) {
         let Some(announcement) = self.announcement.clone() else { return };
+        let step = if std::mem::replace(&mut self.answered, self.overtaken) < self.overtaken { CONTRADICTED_STEP } else { 1 };
         let state = MemberState {
             workgroup: self.directory.workgroup(),
             node: self.me,
-            sequence: self.directory.state(&self.me).map_or(0, |state| state.sequence).saturating_add(1),
+            sequence: self.directory.state(&self.me).map_or(0, |state| state.sequence).saturating_add(step),
             addresses: announcement.addresses.clone(),
             offered_bytes: announcement.offered_bytes,
             free_bytes: announcement.free_bytes,
@@ -486,14 +508,32 @@ impl Peer {
         }
     }
 
-    /// Someone else's announcement under this node's key. Once is a folder that came back from an old copy; twice is two of us.
+    /// Someone else's announcement under this node's key. Once is a folder that came back from an old copy; what contradicts the answer
+    /// too is another process with the same key, at this moment. Each contradicts the other in turn, so that exactly one comes to its
+    /// limit first: whoever has just started, where the other has been there for long.
     fn contradicted(&mut self, now: Moment) {
-        self.overtaken += 1;
-        if self.overtaken == 2 {
-            self.outputs.push_back(Output::Report(PeerEvent::CopiedIdentity));
+        if self.yields() {
+            return;
         }
-        let pause = if self.overtaken == 1 { 0 } else { REANNOUNCE_MS };
-        self.reannounce_at.get_or_insert(now.monotonic_ms + pause);
+        self.overtaken += 1;
+        if self.overtaken == 1 {
+            let age = now.monotonic_ms.saturating_sub(self.linked_at.unwrap_or(now.monotonic_ms));
+            let limit = YIELDS_AFTER.iter().find(|(below, _)| age < *below);
+            self.yields_after = limit.map_or(YIELDS_AFTER.len() as u32 + 1, |(_, count)| *count);
+        }
+        let yields = self.yields();
+        if self.overtaken == 2 || yields {
+            self.outputs.push_back(Output::Report(PeerEvent::CopiedIdentity { yields }));
+        }
+        if !yields {
+            let pause = REANNOUNCE_MS[(self.overtaken as usize - 1).min(REANNOUNCE_MS.len() - 1)];
+            self.reannounce_at.get_or_insert(now.monotonic_ms.saturating_add(pause));
+        }
+    }
+
+    /// Whether this process leaves the node's name to the other one that has its key, and says no more.
+    fn yields(&self) -> bool {
+        self.overtaken > 0 && self.overtaken >= self.yields_after
     }
 
     /// Ends links to those who are no longer members.

@@ -19,6 +19,9 @@ pub(super) struct Agent {
     /// Do not look for members on the local network by mDNS, nor be found there
     #[arg(long)]
     no_mdns: bool,
+    /// Go on with a state that came from another machine or was copied: no other machine or folder uses it any more
+    #[arg(long)]
+    only_copy: bool,
 }
 
 impl Agent {
@@ -27,7 +30,8 @@ impl Agent {
         let filter = EnvFilter::try_from_env("BACKMESH_LOG").unwrap_or_else(|_| EnvFilter::new("warn,backmesh=info"));
         let colours = std::io::stderr().is_terminal();
         tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(|| Lines(std::io::stderr())).init();
-        crate::agent::run(AgentOptions { state: cx.folder.clone(), listen: self.listen, no_mdns: self.no_mdns })
+        let (listen, no_mdns, only_copy) = (self.listen, self.no_mdns, self.only_copy);
+        crate::agent::run(AgentOptions { state: cx.folder.clone(), listen, no_mdns, only_copy })
     }
 }
 

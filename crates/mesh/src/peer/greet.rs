@@ -127,6 +127,7 @@ impl Peer {
         if let Some(known) = self.links.get_mut(&link) {
             known.phase = Phase::Member;
             known.next_sync_at = now.monotonic_ms;
+            self.linked_at.get_or_insert(now.monotonic_ms);
         }
         self.send(link, Message::Welcome { standing });
         // Its certificate and its admission go out to everyone at once, itself included.

@@ -330,3 +330,67 @@ fn a_lonely_node_dials_its_seeds_with_growing_pauses() {
     assert!((10..30).contains(&dials.len()), "{} dials in an hour", dials.len());
     assert!(dials[1] - dials[0] <= 3_000 && dials[dials.len() - 1] - dials[dials.len() - 2] >= 300_000);
 }
+
+/// Two processes with the key of node 2, of which the first has been a member for `age` milliseconds when the second starts from a copy
+/// of its state, made before or after it spoke last; what each reports in the end.
+fn two_with_one_key(age: u64, fresh: bool) -> [Vec<PeerEvent>; 2] {
+    let twin = || {
+        let mut twin = Peer::new(key(2), directory(2, member(2), 0), PeerConfig::default(), 2, at(0));
+        twin.handle(at(0), Input::Announce(Announcement::default()));
+        drain(&mut twin);
+        twin
+    };
+    let mut twins = [twin(), twin()];
+    let mut events = [Vec::new(), Vec::new()];
+    twins[0].linked_at = Some(0);
+    if !fresh {
+        let more = Announcement { offered_bytes: 1 << 30, ..Announcement::default() };
+        twins[0].handle(at(age), Input::Announce(more));
+    }
+    twins[1].linked_at = Some(age);
+    twins[1].handle(at(age), Input::Announce(Announcement { offered_bytes: 2 << 30, ..Announcement::default() }));
+    // Both are linked to others who tell each what the other has said.
+    for step in 0..40 {
+        let now = at(age + step * 5_000);
+        for one in [0, 1] {
+            let other = twins[1 - one].directory().state(&node(2)).cloned();
+            let record = other.map(|state| DirectoryRecord::State(Box::new(state)));
+            record.into_iter().for_each(|record| twins[one].handle(now, Input::Learn(Box::new(record))));
+            twins[one].handle(now, Input::Wake);
+            let reported = drain(&mut twins[one]).into_iter().filter_map(|output| match output {
+                Output::Report(event @ PeerEvent::CopiedIdentity { .. }) => Some(event),
+                _ => None,
+            });
+            events[one].extend(reported);
+        }
+    }
+    events
+}
+
+#[test]
+fn of_two_with_one_key_the_second_stops() {
+    let yields = |events: &[PeerEvent]| events.contains(&PeerEvent::CopiedIdentity { yields: true });
+    for age in [0, 40_000, 3_600_000, 40 * 86_400_000] {
+        for fresh in [true, false] {
+            let [first, second] = two_with_one_key(age, fresh);
+            assert!(yields(&first) != yields(&second), "exactly one stops: {first:?}, {second:?}");
+            assert!(age == 0 || yields(&second), "it is the second, where the first was there for {age} ms");
+        }
+    }
+}
+
+#[test]
+fn a_state_that_came_back_from_an_older_copy_goes_on_alone() {
+    let mut old = Peer::new(key(2), directory(2, member(2), 0), PeerConfig::default(), 2, at(0));
+    // What it said before it was put back comes from several members, late and in any order.
+    let mut reported = Vec::new();
+    for (step, sequence) in [900, 870, 905, 3].into_iter().enumerate() {
+        let now = at(1_000 * step as u64);
+        old.handle(now, Input::Learn(Box::new(state_record(2, sequence))));
+        old.handle(now, Input::Announce(Announcement { offered_bytes: step as u64, ..Announcement::default() }));
+        old.handle(at(now.monotonic_ms + 500), Input::Wake);
+        reported.extend(drain(&mut old));
+    }
+    assert!(!reported.iter().any(|output| matches!(output, Output::Report(PeerEvent::CopiedIdentity { .. }))));
+    assert!(old.directory().state(&node(2)).is_some_and(|state| state.sequence > 905));
+}
