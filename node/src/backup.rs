@@ -11,10 +11,12 @@ mod totals;
 
 pub(crate) use commit::{Given, send_head};
 
+use crate::catch_up::{BehindError, catch_up};
 use crate::node::Node;
 use crate::os::background::blocking;
 use crate::outbox::OutboxError;
 use crate::report::Report;
+use crate::running::{Run, attend};
 use crate::sets::SetsError;
 use crate::units::count;
 use crate::vault::{Listed, SignHeadError};
@@ -49,6 +51,9 @@ pub enum BackupError {
     /// Another one is running.
     #[error("a backup is running already")]
     Running,
+    /// Nothing is protected, although something was.
+    #[error("nothing is protected any more, and the newest snapshot has {}", .0.join(", "))]
+    NoLongerProtected(Vec<String>),
     /// The vault is being taken over from another machine.
     #[error("this machine is taking the vault over and has not yet heard from enough members that hold it")]
     TakingOver,
@@ -58,6 +63,9 @@ pub enum BackupError {
     /// Whoever asked for it went away, or the agent is stopping.
     #[error("the backup was interrupted; the next one goes on from here")]
     Interrupted,
+    /// A defect of the program ended it.
+    #[error("the backup broke off because of a defect of the program; its log says where")]
+    Broken,
     /// Another part of the backup failed first.
     #[error("the backup stopped")]
     Stopped,
@@ -101,6 +109,9 @@ pub enum BackupError {
     /// The head could not be signed.
     #[error(transparent)]
     Head(#[from] SignHeadError),
+    /// Holders know more of the vault than this state, and it cannot be taken over.
+    #[error(transparent)]
+    Behind(#[from] BehindError),
     /// The catalogue or the index could not be written.
     #[error("the catalogue cannot be written: {0}")]
     Catalogue(String),
@@ -120,8 +131,17 @@ impl BackupError {
 
 impl From<BackupError> for Failure {
     fn from(error: BackupError) -> Self {
-        let (code, hint) = match &error {
+        Self::from(&error)
+    }
+}
+
+impl From<&BackupError> for Failure {
+    fn from(error: &BackupError) -> Self {
+        let (code, hint) = match error {
             BackupError::NothingProtected => (ExitCode::Usage, Some("name what to keep: backmesh protect DIR")),
+            BackupError::NoLongerProtected(_) => {
+                (ExitCode::Usage, Some("if config.toml was lost or emptied, name them again: backmesh protect DIR"))
+            }
             BackupError::Interrupted | BackupError::Outbox(OutboxError::Interrupted) => (ExitCode::Interrupted, None),
             BackupError::Sets(SetsError::Alone | SetsError::Offline { .. } | SetsError::Placement(_)) => {
                 (ExitCode::TooFew, Some("backmesh peers shows who is a member and who can be reached; others join with a token"))
@@ -134,31 +154,57 @@ impl From<BackupError> for Failure {
                 ExitCode::Failed,
                 Some("this machine no longer writes to the vault: to back up again, join with a new state and a new token"),
             ),
+            BackupError::Behind(BehindError::Locked { .. }) => (
+                ExitCode::WrongKey,
+                Some("backmesh key unlock --phrase-file FILE, then back up, then lock it again: so nothing of it gets lost"),
+            ),
             BackupError::TakingOver => (
                 ExitCode::TooFew,
                 Some("it goes on by itself once members that know the vault can be reached; backmesh peers shows who is on"),
             ),
-            error if error.is_own_disk() => {
-                (ExitCode::Failed, Some("is the disk of the state folder full? what was stored so far stays stored"))
-            }
             _ => (ExitCode::Failed, None),
         };
         let failure = Self::new(code, error.to_string());
+        let hint = hint.map(str::to_owned).or_else(|| crate::advice::advice(error));
+        let hint = hint.or_else(|| error.is_own_disk().then(|| "what was stored so far stays stored".to_owned()));
         hint.map_or_else(|| failure.clone(), |hint| failure.clone().with_hint(hint))
     }
 }
 
-/// Backs up everything that is protected.
+/// Backs up everything that is protected; where a backup runs already, only says so.
 ///
 /// # Errors
 /// [`BackupError`]. Files that cannot be read are problems in the report, not errors.
 pub async fn back_up(node: &Arc<Node>, report: &Report) -> Result<BackupResult, BackupError> {
+    let run = node.backing_up.begin().map_err(|_| BackupError::Running)?;
+    back_up_in(node, run, report).await
+}
+
+/// As [`back_up`], for a person: a backup that runs already is waited for, and what it says is passed on.
+///
+/// # Errors
+/// As [`back_up`].
+pub async fn back_up_or_attend(node: &Arc<Node>, report: &Report) -> Result<BackupResult, Failure> {
+    match node.backing_up.begin() {
+        Ok(run) => back_up_in(node, run, report).await.map_err(Failure::from),
+        Err(hearing) => {
+            let ended = attend(hearing, |event| report.pass_on(event));
+            tokio::select! { ended = ended => ended, () = report.stopped() => Err(BackupError::Interrupted.into()) }
+        }
+    }
+}
+
+async fn back_up_in(node: &Arc<Node>, run: Run, report: &Report) -> Result<BackupResult, BackupError> {
     if node.taking_over {
         return Err(BackupError::TakingOver);
     }
-    let _alone = node.backing_up.try_acquire().map_err(|_| BackupError::Running)?;
-    let ended = back_up_alone(node, report).await;
+    let ended = back_up_alone(node, &report.heard_by(run.teller())).await;
     node.rest().await;
+    let told = match &ended {
+        Ok(done) => Ok(done.clone()),
+        Err(error) => Err(Failure::from(error)),
+    };
+    run.end(told);
     ended
 }
 
@@ -168,11 +214,15 @@ async fn back_up_alone(node: &Arc<Node>, report: &Report) -> Result<BackupResult
     let config = node.config();
     let roots = config.protect.clone();
     if roots.is_empty() {
-        return Err(BackupError::NothingProtected);
+        return Err(nothing_protected(node));
     }
     let options = WalkOptions { exclude: vec![node.state.clone()], rules: config.walk_rules()? };
 
     let packing = Arc::new(prepare(node, report)?);
+    if !node.caught_up.load(Ordering::Acquire) {
+        catch_up(node).await?;
+        node.caught_up.store(true, Ordering::Release);
+    }
     let (scanned, cache) = scan_and_pack(node, &packing, report, roots.clone(), options).await?;
 
     report.progress(Progress::new(Phase::Delivering));
@@ -205,6 +255,16 @@ async fn back_up_alone(node: &Arc<Node>, report: &Report) -> Result<BackupResult
         notes: notes(&scanned),
         left_out: crate::preview::left_out(&scanned.left_out),
     })
+}
+
+/// A configuration that was lost looks like one in which nothing was ever protected; the vault knows better.
+fn nothing_protected(node: &Node) -> BackupError {
+    let body = node.vault.body();
+    let roots = body.snapshots.last().map(|newest| newest.roots.as_slice()).unwrap_or_default();
+    match roots {
+        [] => BackupError::NothingProtected,
+        roots => BackupError::NoLongerProtected(roots.iter().map(|root| backmesh_control::escape(&root.0)).collect()),
+    }
 }
 
 fn notes(scanned: &Scanned) -> Vec<String> {

@@ -33,6 +33,7 @@ pub mod when;
 
 use crate::os;
 use crate::state::StateError;
+use crate::vault::VaultError;
 use backmesh_control::{Event, ExitCode, Failure};
 use backmesh_format::phrase::PhraseError;
 use backmesh_format::token::TokenError;
@@ -189,6 +190,12 @@ fn failure_of(error: anyhow::Error) -> Failure {
     };
     let error = match error.downcast::<StateError>() {
         Ok(error) => return error.into(),
+        Err(error) => error,
+    };
+    // The vault passes on what is wrong with its files.
+    let error = match error.downcast::<VaultError>() {
+        Ok(VaultError::State(error)) => return error.into(),
+        Ok(error) => error.into(),
         Err(error) => error,
     };
     let code = if error.is::<PhraseError>() {

@@ -1,11 +1,13 @@
 //! The node: the agent and the person's command line. `main.rs` only calls [`cli::main`]; everything else is here so that tests can
 //! use it.
 
+mod advice;
 pub mod agent;
 #[cfg(test)]
 mod allocator;
 pub mod backup;
 pub mod browse;
+pub mod catch_up;
 pub mod check;
 pub mod cli;
 pub mod conduct;
@@ -26,6 +28,7 @@ pub mod preview;
 pub mod recover;
 pub mod report;
 pub mod restore;
+pub mod running;
 pub mod schedule;
 pub mod serve;
 pub mod sets;

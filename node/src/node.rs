@@ -6,6 +6,7 @@ use crate::lanes::{Dialect, Lanes};
 use crate::library::Library;
 use crate::members::Members;
 use crate::outbox::Outbox;
+use crate::running::Running;
 use crate::schedule::Scheduler;
 use crate::serve::failed;
 use crate::sets::Sets;
@@ -17,7 +18,8 @@ use backmesh_format::{NodeId, PackId};
 use backmesh_mesh::message::{STORE_REPLY_FRAME_BYTES_MAX, StoreReply};
 use backmesh_net::{Net, Protocol};
 use backmesh_store::{
-    ChunkIndex, ChunkIndexOptions, RealDisk, Records, SharedDisk, Spool, StatCache, StatCacheReader, StatCacheWriter,
+    ChunkIndex, ChunkIndexOptions, LogError, RealDisk, Records, SharedDisk, Spool, SpoolError, StatCache, StatCacheReader,
+    StatCacheWriter,
 };
 use jiff::tz::TimeZone;
 use std::collections::HashMap;
@@ -25,7 +27,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 /// Whether the agent goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +67,9 @@ pub struct Node {
     /// When it backs up by itself.
     pub schedule: Scheduler,
     /// Held by the backup that runs.
-    pub backing_up: Semaphore,
+    pub backing_up: Running,
+    /// Whether holders were asked since the start for a newer state of the vault than this folder's.
+    pub caught_up: AtomicBool,
     /// What the node waits for before it can back up; none in everyday life.
     pub taking_over: bool,
     files: State,
@@ -104,7 +108,7 @@ impl Node {
         let outgoing = Arc::new(
             Lanes::new(net.clone(), dialect).limited(Arc::clone(&throttles.upload), Arc::default()).watched(members.conducts()),
         );
-        let (spool, damaged) = Spool::open(Arc::clone(&disk), &files.spool_path())?;
+        let (spool, damaged) = open_spool(&disk, &files)?;
         damaged.iter().for_each(|problem| tracing::warn!("{problem}"));
         let spool = Arc::new(spool);
         let outbox = Arc::new(Outbox::open(spool, Arc::clone(&index), Arc::clone(&outgoing), Arc::clone(&sets))?);
@@ -126,7 +130,8 @@ impl Node {
             fetcher: Arc::new(fetcher),
             throttles,
             schedule: Scheduler::open(&files),
-            backing_up: Semaphore::new(1),
+            backing_up: Running::default(),
+            caught_up: AtomicBool::new(false),
             taking_over: files.takeover_pending()?,
             stat_cache: StatCache::open(disk, &files.stat_cache_path(), vault.id_key.stat_cache_key())?,
             vault,
@@ -238,6 +243,19 @@ impl Node {
         }
         self.fetcher.learn_sets(self.sets.all().iter().map(|set| (**set).clone()));
         Ok(Library::new(Arc::clone(&self.fetcher), self.vault.body(), Some(Arc::clone(&self.index)), Handle::current()))
+    }
+}
+
+/// Without what was acknowledged, shards that holders have are offered to them once more, and nothing is lost.
+fn open_spool(disk: &SharedDisk, files: &State) -> anyhow::Result<(Spool, Vec<SpoolError>)> {
+    let folder = files.spool_path();
+    match Spool::open(Arc::clone(disk), &folder) {
+        Err(SpoolError::Log(error @ LogError::Damaged { .. })) => {
+            tracing::warn!("what holders have acknowledged is damaged and is learnt again: {error}");
+            Spool::forget_acknowledged(disk, &folder)?;
+            Ok(Spool::open(Arc::clone(disk), &folder)?)
+        }
+        opened => Ok(opened?),
     }
 }
 

@@ -101,6 +101,12 @@ pub fn lock(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
+/// Whether an error means that a file system knows no locks.
+pub fn has_no_locks(error: &io::Error) -> bool {
+    let number = error.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
+    matches!(number, Some(rustix::io::Errno::NOLCK | rustix::io::Errno::NOTSUP | rustix::io::Errno::NOSYS))
+}
+
 /// The space that this user may still fill on the disk of `path`, in bytes.
 ///
 /// # Errors

@@ -146,6 +146,20 @@ impl Sets {
         Ok(())
     }
 
+    /// Takes over sets of this writer that are not known here, or in an older version: a state that was put back does not know them.
+    ///
+    /// # Errors
+    /// Where they cannot be remembered.
+    pub fn adopt_unknown(&self, sets: impl IntoIterator<Item = Signed<Copyset>>) -> Result<(), RecordsError> {
+        for set in sets {
+            let known = self.get(&set.copyset).is_some_and(|known| known.sequence >= set.sequence);
+            if !known && set.writer.vault == self.writer.certificate.vault {
+                self.remember(Arc::new(set), 0)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The set that takes a pack, and how its stripe is coded.
     ///
     /// # Errors

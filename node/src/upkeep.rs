@@ -2,6 +2,7 @@
 //! tells the directory where the vault lies.
 
 use crate::backup::{Given, send_head};
+use crate::catch_up::catch_up;
 use crate::node::Node;
 use backmesh_format::NodeId;
 use futures::StreamExt;
@@ -43,6 +44,14 @@ pub(crate) async fn save_conduct(node: &Arc<Node>) {
     }
 }
 
+/// This state is older than what its holders know. A backup that runs finds that out by itself.
+async fn catch_up_alone(node: &Arc<Node>) {
+    let Ok(_run) = node.backing_up.begin() else { return };
+    if let Err(error) = catch_up(node).await {
+        tracing::warn!("{error}");
+    }
+}
+
 /// Offers the newest head to each holder that has not had it from this agent, once per start and head. Holders are asked side by side:
 /// one that does not answer keeps the head from nobody.
 async fn bring_heads(node: &Arc<Node>) {
@@ -57,9 +66,12 @@ async fn bring_heads(node: &Arc<Node>) {
             });
             let mut giving: FuturesUnordered<_> = giving.collect();
             while let Some((holder, answer)) = giving.next().await {
-                if answer.is_ok_and(|answer| !matches!(answer, Given::Unreachable)) {
-                    given.insert(holder, head.sequence);
+                match answer {
+                    Err(_) | Ok(Given::Unreachable) => continue,
+                    Ok(Given::Outdated(_)) => catch_up_alone(node).await,
+                    Ok(Given::Accepted | Given::Refused(_)) => {}
                 }
+                given.insert(holder, head.sequence);
             }
         }
         tokio::time::sleep(EVERY).await;

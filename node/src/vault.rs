@@ -8,7 +8,7 @@ use backmesh_format::index::SegmentRef;
 use backmesh_format::keys::{ChunkIdKey, KeyPair};
 use backmesh_format::record::{from_envelope, to_envelope};
 use backmesh_format::stripe::Purpose;
-use backmesh_format::vault::{Head, HeadBody, SNAPSHOTS_INLINE_MAX, WriterCert};
+use backmesh_format::vault::{Head, HeadBody, SNAPSHOTS_INLINE_MAX, Snapshot, WriterCert};
 use backmesh_format::{DecodeError, Signed, VaultId, Wire, wire_struct};
 use backmesh_store::{Change, Records, RecordsError, Table};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -182,7 +182,7 @@ impl Vault {
     /// Where the body cannot be sealed or the number not be remembered.
     pub fn sign_head(&self, body: &HeadBody) -> Result<Signed<Head>, SignHeadError> {
         let before = self.head();
-        let reserved = self.records.get(Table::Vault, SEQUENCE)?.map(|bytes| u64::from_wire(&bytes)).transpose()?.unwrap_or(0);
+        let reserved = self.reserved()?;
         let sequence = before.as_ref().map_or(0, |head| head.sequence).max(reserved) + 1;
         self.records.apply(&[Change::Put(Table::Vault, SEQUENCE.to_vec(), sequence.to_wire())])?;
         let certificate = &self.writer.certificate;
@@ -236,6 +236,46 @@ impl Vault {
         self.accept_head(head, body)
     }
 
+    /// The highest number that a head was given here, whether or not it came to count.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub fn reserved(&self) -> Result<u64, SignHeadError> {
+        Ok(self.records.get(Table::Vault, SEQUENCE)?.map(|bytes| u64::from_wire(&bytes)).transpose()?.unwrap_or(0))
+    }
+
+    /// Goes on from a head of this writer that is not known here, without losing what is: its snapshots and segments come first, then
+    /// those of this state that it does not have, which there are where two states went on from one.
+    ///
+    /// # Errors
+    /// Where it cannot be written; then nothing has changed.
+    pub fn merge_head(&self, head: &Signed<Head>, theirs: HeadBody) -> Result<(), SignHeadError> {
+        let (ours, before) = {
+            let newest = self.newest();
+            (newest.body.clone(), newest.listed.clone())
+        };
+        let (body, forked) = merged(ours, theirs);
+        let mut listed: Vec<Listed> = body
+            .segments
+            .iter()
+            .map(|reference| match before.iter().find(|known| known.reference == *reference) {
+                // Its packs are known here; it is not merged with others, since of those the rows may be missing.
+                Some(known) => Listed { local: false, ..known.clone() },
+                None => Listed { reference: reference.clone(), first_pack: 0, end_pack: 0, local: false },
+            })
+            .collect();
+        if forked {
+            let new = before.iter().filter(|known| !body.segments.contains(&known.reference));
+            listed.extend(new.cloned());
+        }
+        self.newest().listed = listed;
+        let accepted = self.accept_head(head, body);
+        if accepted.is_err() {
+            self.newest().listed = before;
+        }
+        accepted
+    }
+
     fn newest(&self) -> MutexGuard<'_, Newest> {
         self.newest.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -257,6 +297,16 @@ fn seal_what_is_open(records: &Records, writer: &WriterCert) -> Result<(), Vault
         records.apply(&[Change::Put(Table::Vault, BODY.to_vec(), to_envelope(&sealed(&body, writer)?))])?;
     }
     Ok(())
+}
+
+/// Their body with the snapshots of ours that it lacks; whether there were any. Snapshots are in the order in which they were made, so
+/// those before the last that both have are theirs too, if on a page of older ones by now.
+fn merged(ours: HeadBody, mut theirs: HeadBody) -> (HeadBody, bool) {
+    let known: std::collections::HashSet<_> = theirs.snapshots.iter().map(Snapshot::id).collect();
+    let common = ours.snapshots.iter().rposition(|snapshot| known.contains(&snapshot.id())).map_or(0, |last| last + 1);
+    let new = &ours.snapshots[common..];
+    theirs.snapshots.extend_from_slice(new);
+    (theirs, !new.is_empty())
 }
 
 fn stored_body(records: &Records) -> Result<HeadBody, VaultError> {

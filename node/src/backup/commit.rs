@@ -3,6 +3,7 @@
 
 use super::BackupError;
 use super::packing::{Packing, Packs};
+use crate::catch_up::catch_up;
 use crate::node::Node;
 use crate::throttle::Motion;
 use crate::vault::Listed;
@@ -13,11 +14,12 @@ use backmesh_format::keys::ChunkIdKey;
 use backmesh_format::stripe::Purpose;
 use backmesh_format::vault::{Head, HeadBody, SNAPSHOTS_INLINE_MAX, Snapshot, SnapshotPage};
 use backmesh_format::{ChunkId, NodeId, Signed};
-use backmesh_mesh::message::{StoreReply, StoreRequest};
+use backmesh_mesh::message::{Refusal, StoreReply, StoreRequest};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// How long holders may take to accept a head, or nothing may move on the way to them.
@@ -153,19 +155,37 @@ impl<'a> Pages<'a> {
     }
 }
 
+/// How often a head is signed anew because holders know a newer one: each time what they know is taken over first.
+const HEADS_SIGNED_MAX: usize = 3;
+
 /// Signs the head that names the new snapshot, brings it to the vault's holders, and returns once enough of them have it.
 pub(crate) async fn commit_head(node: &Arc<Node>, snapshot: Snapshot) -> Result<Signed<Head>, BackupError> {
-    let mut body = node.vault.body();
-    body.snapshots.push(snapshot);
-    let signer = Arc::clone(&node.vault);
-    let sealing = body.clone();
-    let head = tokio::task::spawn_blocking(move || signer.sign_head(&sealing)).await.map_err(|_| BackupError::Stopped)??;
-    let holders = node.sets.holders();
-    let needed = node.sets.heads_needed();
-    let asking = holders.iter().map(|holder| send_head(node, *holder, &head)).collect();
-    gather(asking, needed, node.outgoing.motion(), (HEAD_LIMIT, HEAD_DEADLINE)).await?;
-    node.vault.accept_head(&head, body)?;
-    Ok(head)
+    let mut signed = 0;
+    loop {
+        let mut body = node.vault.body();
+        body.snapshots.push(snapshot.clone());
+        let signer = Arc::clone(&node.vault);
+        let sealing = body.clone();
+        let head = tokio::task::spawn_blocking(move || signer.sign_head(&sealing)).await.map_err(|_| BackupError::Stopped)??;
+        signed += 1;
+        let holders = node.sets.holders();
+        let needed = node.sets.heads_needed();
+        let outdated = AtomicBool::new(false);
+        let asking = holders.iter().map(|holder| async {
+            let given = send_head(node, *holder, &head).await;
+            outdated.fetch_or(matches!(given, Given::Outdated(_)), Ordering::Relaxed);
+            given
+        });
+        let asking = asking.collect();
+        match gather(asking, needed, node.outgoing.motion(), (HEAD_LIMIT, HEAD_DEADLINE)).await {
+            Ok(()) => {
+                node.vault.accept_head(&head, body)?;
+                return Ok(head);
+            }
+            Err(_) if signed < HEADS_SIGNED_MAX && outdated.load(Ordering::Relaxed) && catch_up(node).await? => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// Waits until so many holders have accepted a head, or no more will.
@@ -182,7 +202,7 @@ async fn gather(
         {
             match given {
                 Given::Accepted => accepted += 1,
-                Given::Refused(text) => refused = Some(text),
+                Given::Refused(text) | Given::Outdated(text) => refused = Some(text),
                 Given::Unreachable => {}
             }
         }
@@ -196,6 +216,8 @@ async fn gather(
 pub(crate) enum Given {
     /// The holder keeps it.
     Accepted,
+    /// It knows a newer one of the same writer, or another one of the same number.
+    Outdated(String),
     /// It does not want it, for this reason.
     Refused(String),
     /// It was not reached.
@@ -210,9 +232,9 @@ pub(crate) async fn send_head(node: &Node, holder: NodeId, head: &Signed<Head>) 
             node.note_head(holder, sequence);
             Given::Accepted
         }
-        Ok(StoreReply::Refused { text, .. }) => {
+        Ok(StoreReply::Refused { reason, text, .. }) => {
             tracing::warn!(%holder, "a holder refused a head: {text}");
-            Given::Refused(text)
+            if reason == Refusal::OldSequence { Given::Outdated(text) } else { Given::Refused(text) }
         }
         Err(_) => Given::Unreachable,
     }

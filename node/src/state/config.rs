@@ -40,6 +40,9 @@ pub enum ConfigError {
     /// Not TOML.
     #[error("{0}")]
     Syntax(#[from] toml_edit::TomlError),
+    /// Not text at all.
+    #[error("it holds bytes that are no text: a crash of the machine or its disk has damaged it")]
+    Damaged,
     /// A setting that does not exist.
     #[error("\"{0}\" is not a setting; there are protect, rules, offer, listen, mdns, and the tables schedule and limits")]
     Unknown(String),
@@ -121,6 +124,9 @@ impl Config {
     /// # Errors
     /// What is wrong, naming the setting or the line.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        if text.contains('\0') {
+            return Err(ConfigError::Damaged);
+        }
         let document: DocumentMut = text.parse()?;
         let mut config = Self::default();
         for (key, item) in document.iter() {
