@@ -8,6 +8,8 @@ use std::process::ExitCode;
 
 const USAGE: &str = "usage: faults COMMAND [OPTIONS]
 
+  desk [--kills N] [--seed N] [--only NAME]
+                      a machine that is killed at any moment, with a full disk, half a state, a wrong clock, or a twin
   keys [--seed N]     canaries in names, contents and keys, looked for on disks, in memory, in logs and on the wire
   network [--list] [--only NAME]... [--short] [--seed N]
                       a local network that cuts, loses, delays, moves and stops, while an owner backs up and restores
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
 /// Whether everything held.
 fn run(words: &[String]) -> Result<bool> {
     match words.split_first() {
+        Some((command, rest)) if command == "desk" => backmesh_tests::faults::desk::main(rest).map(|()| true),
         Some((command, rest)) if command == "keys" => keys::run(rest),
         Some((command, rest)) if command == "network" => backmesh_tests::faults::network::main(rest).map(|()| true),
         Some((command, rest)) if command == "peers" => backmesh_tests::liar::rounds::run(rest),

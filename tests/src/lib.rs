@@ -111,6 +111,10 @@ pub struct Node {
     pub environment: Vec<(&'static str, OsString)>,
     /// The network namespace that it runs in, if not that of the test.
     pub namespace: Option<String>,
+    /// Where what its agent says may go, wherever the state is.
+    pub said: PathBuf,
+    /// What its environment has besides; none takes a variable away.
+    pub env: Vec<(&'static str, Option<String>)>,
     agent: Option<Child>,
     runner: Option<Runner>,
 }
@@ -126,12 +130,19 @@ struct Runner {
 impl Node {
     /// A command on this node, with nothing of the environment that could lead elsewhere.
     pub fn command(&self, args: &[&str]) -> Command {
+        self.command_in(&[], args)
+    }
+
+    /// As [`Node::command`], run by another program with these words before it.
+    pub fn command_in(&self, wrapper: &[&str], args: &[&str]) -> Command {
         let program = self.runner.as_ref().map_or(program("backmesh"), |runner| &runner.program);
-        let mut command = match &self.namespace {
-            None => Command::new(program),
-            Some(namespace) => {
-                let mut command = Command::new("ip");
-                command.args(["netns", "exec", namespace]).arg(program);
+        let place = self.namespace.as_deref().map(|namespace| ["ip", "netns", "exec", namespace]);
+        let words: Vec<&str> = place.iter().flatten().chain(wrapper).copied().collect();
+        let mut command = match words.as_slice() {
+            [] => Command::new(program),
+            [first, words @ ..] => {
+                let mut command = Command::new(first);
+                command.args(words).arg(program);
                 command
             }
         };
@@ -142,6 +153,12 @@ impl Node {
         command.env("HOME", &self.state).env("BACKMESH_STATE", &self.state);
         command.env("BACKMESH_MACHINE_ID", format!("machine of {}", self.name));
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        for (name, value) in &self.env {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
         command.args(args).stdin(Stdio::null());
         command
     }
@@ -158,15 +175,25 @@ impl Node {
 
     /// Starts the agent on an address of choice and waits until it answers.
     pub fn start_on(&mut self, listen: &str) -> Result<()> {
+        self.start_in(&[], listen)
+    }
+
+    /// Starts the agent as a child of another program, and waits until it answers.
+    pub fn start_in(&mut self, wrapper: &[&str], listen: &str) -> Result<()> {
         ensure!(self.agent.is_none(), "{} runs already", self.name);
         let log = fs::File::options().create(true).append(true).open(self.state.with_extension("log"))?;
-        let mut command = self.command(&["agent", "--listen", listen]);
-        self.agent = Some(command.stdout(Stdio::null()).stderr(log).spawn()?);
+        let mut command = self.command_in(wrapper, &["agent", "--listen", listen]);
+        let mut agent = command.stdout(Stdio::null()).stderr(log).spawn()?;
         let name = self.name.clone();
-        wait_for(&format!("the agent of {name}"), Duration::from_secs(30), || {
-            Ok(self.status()["agent"] == true
-                && self.status()["node"]["addresses"].as_array().is_some_and(|list| !list.is_empty()))
-        })
+        let started = wait_for(&format!("the agent of {name}"), Duration::from_secs(30), || {
+            if let Some(ended) = agent.try_wait()? {
+                bail!("the agent of {name} ended with {ended}");
+            }
+            let status = self.status();
+            Ok(status["agent"] == true && status["node"]["addresses"].as_array().is_some_and(|list| !list.is_empty()))
+        });
+        self.agent = Some(agent);
+        started.with_context(|| self.log().lines().rev().take(20).collect::<Vec<_>>().join("\n"))
     }
 
     /// Starts a command and does not wait for it.
@@ -218,6 +245,24 @@ impl Node {
     /// An address at which others meet it.
     pub fn address(&self) -> String {
         self.status()["node"]["addresses"][0].as_str().expect("an address").to_owned()
+    }
+
+    /// An agent that was started otherwise is this node's from now on.
+    pub fn take_over(&mut self, agent: Child) -> Result<()> {
+        ensure!(self.agent.is_none(), "{} runs already", self.name);
+        self.agent = Some(agent);
+        Ok(())
+    }
+
+    /// Waits until the agent has ended by itself; its exit code.
+    pub fn ended(&mut self, limit: Duration) -> Result<Option<i32>> {
+        let mut agent = self.agent.take().context("no agent was started")?;
+        let waited = wait_for("the agent to end", limit, || Ok(agent.try_wait()?.is_some()));
+        if waited.is_err() {
+            agent.kill().ok();
+        }
+        let status = agent.wait()?;
+        waited.map(|()| status.code())
     }
 
     /// Ends the agent as a power cut would, except that the disk keeps what it was given.
@@ -329,8 +374,9 @@ impl Group {
 
     /// A node that has not joined.
     pub fn blank(&self, name: &str) -> Node {
-        let (state, runner) = (self.folder.path().join(name), self.runner.clone());
-        Node { state, name: name.to_owned(), environment: Vec::new(), namespace: None, agent: None, runner }
+        let (state, said) = (self.folder.path().join(name), self.folder.path().join(format!("{name}.said")));
+        let (name, runner) = (name.to_owned(), self.runner.clone());
+        Node { state, name, said, environment: Vec::new(), env: Vec::new(), namespace: None, agent: None, runner }
     }
 
     /// Where a node's recovery phrase is kept.
