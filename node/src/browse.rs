@@ -191,10 +191,9 @@ fn kind_of(entry: &Entry) -> EntryKind {
     }
 }
 
-/// Times before 1970 show as 1970; the snapshot has them as they were.
-fn time(time: &FileTime) -> Time {
-    let millis = u64::from(time.nanoseconds / 1_000_000);
-    Time(u64::try_from(time.seconds).map_or(0, |seconds| seconds.saturating_mul(1000).saturating_add(millis)))
+fn time(time: &FileTime) -> backmesh_control::FileTime {
+    let millis = time.seconds.saturating_mul(1000).saturating_add(i64::from(time.nanoseconds / 1_000_000));
+    backmesh_control::FileTime(millis)
 }
 
 #[cfg(test)]

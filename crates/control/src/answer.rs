@@ -8,7 +8,7 @@ use crate::key::KeyResult;
 use crate::manners::{BackupsStatus, LimitsResult, ScheduleResult};
 use crate::path::PathText;
 use crate::rules::{LeftOut, ProtectResult, ProtectedFolder};
-use crate::time::Time;
+use crate::time::{FileTime, Time};
 use serde::{Deserialize, Serialize};
 
 macro_rules! answers {
@@ -181,7 +181,7 @@ pub struct EntryInfo {
     /// The lower twelve bits of the mode.
     pub mode: u16,
     /// When the contents changed last.
-    pub modified: Time,
+    pub modified: FileTime,
     /// The owner's number.
     pub uid: u32,
     /// The group's number.

@@ -53,4 +53,4 @@ pub use rules::{
 };
 pub use seed::{DEFAULT_PORT, SeedError, parse_peer_id, parse_seed, peer_id, seed_text};
 pub use select::{Name, SelectError, Selector};
-pub use time::{Time, TimeError};
+pub use time::{FileTime, Time, TimeError};

@@ -41,6 +41,50 @@ impl TryFrom<String> for Time {
     }
 }
 
+/// A moment of a file, in milliseconds since 1970 UTC, or before; written as [`Time`] is, from the year 0 on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct FileTime(pub i64);
+
+/// The calendar repeats after 400 years; so many of them reach from the year 0 beyond 1970.
+const CYCLES_YEARS: u64 = 2000;
+/// How long these are, in milliseconds.
+const CYCLES_MS: i64 = CYCLES_YEARS as i64 / 400 * 146_097 * 86_400_000;
+/// When the year 0 began.
+const FIRST: i64 = -62_167_219_200_000;
+
+impl fmt::Display for FileTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Ok(millis) = u64::try_from(self.0) {
+            return Time(millis).fmt(f);
+        }
+        let later = Time(u64::try_from(self.0.max(FIRST) + CYCLES_MS).unwrap_or(0)).to_string();
+        let (year, rest) = later.split_at(4);
+        write!(f, "{:04}{rest}", year.parse::<u64>().unwrap_or(CYCLES_YEARS).saturating_sub(CYCLES_YEARS))
+    }
+}
+
+impl From<FileTime> for String {
+    fn from(time: FileTime) -> Self {
+        time.to_string()
+    }
+}
+
+impl TryFrom<String> for FileTime {
+    type Error = TimeError;
+    fn try_from(text: String) -> Result<Self, TimeError> {
+        let year = text.get(..4).and_then(|year| year.parse::<u64>().ok()).filter(|year| *year < 1970);
+        let millis = match year {
+            None => parse(&text).and_then(|millis| i64::try_from(millis).ok()),
+            Some(year) => {
+                let later = format!("{:04}{}", year + CYCLES_YEARS, text.get(4..).unwrap_or_default());
+                parse(&later).and_then(|millis| Some(i64::try_from(millis).ok()? - CYCLES_MS))
+            }
+        };
+        millis.map(Self).ok_or(TimeError(text))
+    }
+}
+
 /// Year, month and day of a day counted from 1970-01-01; the calendar repeats every 146,097 days, and a year that begins in March
 /// has its odd day at its end.
 fn date_of(days: u64) -> (u64, u64, u64) {
@@ -113,6 +157,23 @@ mod tests {
         assert_eq!(Time(u64::MAX).to_string(), "9999-12-31T23:59:59.999Z");
         assert_eq!(Time::try_from("2026-11-21T11:12:26Z".to_owned()), Ok(Time(1_795_259_546_000)));
         assert_eq!(Time::try_from("2026-11-21T11:12:26.1234Z".to_owned()), Ok(Time(1_795_259_546_123)));
+    }
+
+    #[test]
+    fn files_may_be_older() {
+        for (millis, text) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (-1, "1969-12-31T23:59:59.999Z"),
+            (-14_182_940_000, "1969-07-20T20:17:40.000Z"),
+            (-2_208_988_800_000, "1900-01-01T00:00:00.000Z"),
+            (FIRST, "0000-01-01T00:00:00.000Z"),
+            (1_795_259_546_000, "2026-11-21T11:12:26.000Z"),
+        ] {
+            assert_eq!(FileTime(millis).to_string(), text);
+            assert_eq!(FileTime::try_from(text.to_owned()), Ok(FileTime(millis)));
+        }
+        assert_eq!(FileTime(i64::MIN).to_string(), "0000-01-01T00:00:00.000Z");
+        assert!(FileTime::try_from("1969-02-29T00:00:00Z".to_owned()).is_err());
     }
 
     #[test]

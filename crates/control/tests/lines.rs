@@ -3,7 +3,7 @@
 
 use backmesh_control::{
     ANSWER_BYTES_MAX, Answer, BackupResult, BackupsStatus, Batch, Client, ClientError, EntryInfo, EntryKind, Event, ExitCode,
-    Failure, FindRequest, Freshness, LeftOut, LineError, LsResult, NodeStatus, PathText, Phase, Problem, Progress,
+    Failure, FileTime, FindRequest, Freshness, LeftOut, LineError, LsResult, NodeStatus, PathText, Phase, Problem, Progress,
     REQUEST_BYTES_MAX, Request, RestoreResult, RuleSource, ShelfStatus, StatusResult, Time, VaultHealth, VaultStatus, WaitsFor,
     WorkgroupStatus, read_line, serve_line,
 };
@@ -108,7 +108,7 @@ fn a_long_list_comes_in_bounded_parts_and_ends_once() {
         kind: EntryKind::File,
         bytes: 1,
         mode: 0o644,
-        modified: Time(0),
+        modified: FileTime(0),
         uid: 0,
         gid: 0,
         user: String::new(),

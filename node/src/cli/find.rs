@@ -115,7 +115,7 @@ fn summary(sums: &FindSums) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use backmesh_control::EntryInfo;
+    use backmesh_control::{EntryInfo, FileTime};
 
     #[test]
     fn rows_as_people_read_them() {
@@ -124,7 +124,7 @@ mod tests {
             kind: EntryKind::File,
             bytes: 10,
             mode: 0o644,
-            modified: Time(0),
+            modified: FileTime(0),
             uid: 1,
             gid: 2,
             user: "anna".into(),

@@ -197,10 +197,15 @@ fn write(out: &mut impl Write, text: &str) -> std::io::Result<()> {
 
 /// A moment for people: local time, to the minute.
 pub fn local_time(time: UnixMillis) -> String {
-    let zoned = i64::try_from(time).ok().and_then(|time| jiff::Timestamp::from_millisecond(time).ok());
-    match zoned {
-        Some(time) => time.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M").to_string(),
-        None => "in the far future".to_owned(),
+    local_file_time(i64::try_from(time).unwrap_or(i64::MAX))
+}
+
+/// As [`local_time`], for what may be older than 1970.
+pub fn local_file_time(time: i64) -> String {
+    match jiff::Timestamp::from_millisecond(time) {
+        Ok(time) => time.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M").to_string(),
+        Err(_) if time < 0 => "long ago".to_owned(),
+        Err(_) => "in the far future".to_owned(),
     }
 }
 

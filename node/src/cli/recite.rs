@@ -5,7 +5,7 @@ mod manners;
 mod peers;
 mod rules;
 
-use super::output::local_time;
+use super::output::{local_file_time, local_time};
 use crate::units::{count, display_size};
 use backmesh_control::{
     Answer, BackupResult, DemoReport, EntryInfo, EntryKind, JoinResult, KeyResult, PathText, PlanItem, PlannedAction,
@@ -118,7 +118,7 @@ pub(super) fn entry(info: &EntryInfo) -> String {
         name(&info.user, info.uid),
         name(&info.group, info.gid),
         display_size(info.bytes),
-        local_time(info.modified.0),
+        local_file_time(info.modified.0),
         path(&info.path),
         if info.torn { "  (changed while it was read)" } else { "" },
     )
