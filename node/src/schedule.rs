@@ -360,7 +360,7 @@ pub fn settings(schedule: &Schedule) -> ScheduleResult {
         quiet: schedule.quiet.map(|quiet| quiet.to_string()),
         on_battery: schedule.on_battery,
         on_metered: schedule.on_metered,
-        paused_until: schedule.paused_until.filter(|until| *until > crate::os::now()).map(Time),
+        paused_until: schedule.paused(crate::os::now()).map(Time),
         backups: BackupsStatus::default(),
     }
 }

@@ -34,6 +34,8 @@ pub const SETTLE_MS: u64 = MINUTE_MS;
 pub const RETRY_MS: (u64, u64) = (5 * MINUTE_MS, HOUR_MS);
 /// How long without a success until people are warned, in milliseconds: a long weekend.
 pub const OVERDUE_MS: u64 = 3 * DAY_MS;
+/// The longest pause, in milliseconds: one that ends later was begun by a clock that has been set back since, and does not count.
+pub const PAUSE_MAX_MS: u64 = 366 * DAY_MS;
 /// How often people are warned, in milliseconds.
 pub const WARN_EVERY_MS: u64 = DAY_MS;
 /// How far in the future a time may lie and still be believed, in milliseconds: clocks are corrected by so much all the time.
@@ -319,9 +321,15 @@ impl Schedule {
 
     /// Why no backup may run at this time.
     fn hold(&self, clock: &Clock<'_>) -> Option<Hold> {
-        let paused = self.paused_until.is_some_and(|until| until > clock.now);
+        let paused = self.paused(clock.now).is_some();
         let quiet = || self.quiet.is_some_and(|quiet| quiet.has_moment(clock.now, clock.zone));
         if paused { Some(Hold::Paused) } else { quiet().then_some(Hold::Quiet) }
+    }
+
+    /// Until when it is paused; none where it is not.
+    pub fn paused(&self, now: UnixMillis) -> Option<UnixMillis> {
+        let last = now.saturating_add(PAUSE_MAX_MS + SKEW_MS);
+        self.paused_until.filter(|until| (now.saturating_add(1)..=last).contains(until))
     }
 
     fn hold_around(&self, around: &Surroundings) -> Option<Hold> {
@@ -344,7 +352,7 @@ impl Schedule {
         let due = self.due(clock, history).filter(|_| protected)?;
         let retry = self.retry_at(clock, history).unwrap_or(0);
         let settled = clock.now.saturating_add(history.settling_ms);
-        let next = due.max(clock.now).max(retry).max(settled).max(self.paused_until.unwrap_or(0));
+        let next = due.max(clock.now).max(retry).max(settled).max(self.paused(clock.now).unwrap_or(0));
         Some(self.quiet.map_or(next, |quiet| quiet.over_at(next, clock.zone)))
     }
 }

@@ -58,7 +58,8 @@ impl Kept {
 
     /// Learns what is so now: whether something is protected, and when the newest backup ended.
     pub(super) fn see(&mut self, now: UnixMillis, protected: bool, last_success: Option<UnixMillis>) {
-        self.protected_since = protected.then(|| self.protected_since.unwrap_or(now));
+        // What was noted by a clock that has been set back since would not be overdue for years.
+        self.protected_since = protected.then(|| self.protected_since.map_or(now, |since| since.min(now)));
         // The vault tells after a loss of this file; it may know less than this, while its key is locked away.
         if let Some(success) = last_success.filter(|success| self.last_success.is_none_or(|known| known < *success)) {
             self.succeed(success);

@@ -39,6 +39,10 @@ fn a_success_ends_failures_and_the_time_while_the_agent_was_off_counts() {
     assert_eq!(kept.last_success, Some(4 * DAY), "a snapshot that was forgotten was a success");
     assert_eq!(freshness(&kept, 8 * DAY), Freshness::Overdue);
     assert_eq!(freshness(&kept, 3 * DAY), Freshness::Unknown, "a clock that was set back");
+    let mut ahead = Kept::default();
+    ahead.see(4000 * DAY, true, None);
+    ahead.see(5 * DAY, true, None);
+    assert_eq!(freshness(&ahead, 9 * DAY), Freshness::Overdue, "protected by a clock that was ahead, years ago");
     kept.see(9 * DAY, false, None);
     assert_eq!(freshness(&kept, 9 * DAY), Freshness::NothingProtected);
 }

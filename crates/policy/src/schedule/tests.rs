@@ -225,6 +225,16 @@ prop_compose! {
 }
 
 /// The longest way from one slot to the next but one: what a success may cover, and a change of the clock.
+#[test]
+fn a_pause_of_a_clock_that_was_set_back_does_not_count() {
+    let now = at("2026-11-21T12:00:00Z");
+    let paused = |until| Schedule { paused_until: Some(until), ..Schedule::default() }.paused(now);
+    assert_eq!(paused(now), None);
+    assert_eq!(paused(now + 2 * HOUR_MS), Some(now + 2 * HOUR_MS));
+    assert_eq!(paused(now + PAUSE_MAX_MS), Some(now + PAUSE_MAX_MS));
+    assert_eq!(paused(now + 10 * 366 * DAY_MS), None, "two hours, by a clock that was ten years ahead");
+}
+
 fn longest_ms(schedule: &Schedule) -> u64 {
     let interval = if let When::Every(interval) = schedule.when { interval } else { DAY_MS + HOUR_MS };
     2 * interval + GRACE_MAX_MS
