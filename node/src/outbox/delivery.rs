@@ -220,6 +220,8 @@ impl Outbox {
                 let acknowledged = tokio::task::spawn_blocking(move || this.acknowledge(&pack, shard));
                 if let Ok(Err(error)) = acknowledged.await {
                     lock(&self.failed).get_or_insert(error);
+                    // Where it could not be remembered, the holder is asked again.
+                    self.not_sent(&pack, shard);
                 }
                 self.changed.notify_waiters();
             }
@@ -261,8 +263,29 @@ impl Outbox {
         self.changed.notify_waiters();
     }
 
+    /// Enters what is at enough holders in the index, where that failed when the last of them answered, as on a disk that was full.
+    fn settle_ripe(self: &Arc<Self>) {
+        let is_ripe = |pack: &super::Waiting| match pack.indexed {
+            true => pack.acknowledged.iter().all(|is| *is),
+            false => pack.have() >= pack.needed(),
+        };
+        let ripe: Vec<PackId> = lock(&self.waiting).iter().filter(|(_, pack)| is_ripe(pack)).map(|(id, _)| *id).collect();
+        if ripe.is_empty() {
+            return;
+        }
+        let this = Arc::clone(self);
+        self.runtime.spawn_blocking(move || {
+            let settled = ripe.iter().try_for_each(|pack| this.settle(pack));
+            if let Err(error) = settled {
+                tracing::warn!("packs that are stored cannot be entered in the index: {error}");
+            }
+            this.changed.notify_waiters();
+        });
+    }
+
     /// Sends what is in the spool to those holders that can be reached now, each in a task of its own; returns at once.
     pub fn retry(self: &Arc<Self>) {
+        self.settle_ripe();
         let mut due: HashMap<NodeId, Vec<(PackId, usize)>> = HashMap::new();
         for (pack, waiting) in lock(&self.waiting).iter() {
             let Some(set) = self.sets.get(&waiting.place.copyset) else { continue };
