@@ -35,6 +35,32 @@ fn folders_and_files_take_each_others_place() {
 }
 
 #[test]
+fn what_a_killed_restore_left_goes_with_the_next_and_what_is_being_written_stays() {
+    let (top, out) = (folder(), folder());
+    let root = real(top.path());
+    fs::create_dir(root.join("inside")).unwrap();
+    fs::write(root.join("inside/file"), "contents").unwrap();
+    let saved = save(std::slice::from_ref(&root));
+    let there = below(out.path(), &root).join("inside");
+    fs::create_dir_all(&there).unwrap();
+    fs::write(there.join(".backmesh-restoring-4000000-1"), "half of").unwrap();
+    symlink("file", there.join(".backmesh-restoring-4000000-2")).unwrap();
+    let used = fs::File::create(there.join(".backmesh-restoring-4000001-7")).unwrap();
+    used.lock().unwrap();
+
+    assert_clean(&restore(&saved, out.path(), &RestoreOptions::default()));
+    let names = |folder: &std::path::Path| {
+        let mut names: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(&there), [".backmesh-restoring-4000001-7", "file"]);
+    drop(used);
+    assert_clean(&restore(&saved, out.path(), &RestoreOptions::default()));
+    assert_eq!(names(&there), ["file"]);
+}
+
+#[test]
 fn extras_go_only_from_protected_folders() {
     let (top, out) = (folder(), folder());
     let root = real(top.path());

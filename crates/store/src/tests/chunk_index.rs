@@ -41,6 +41,23 @@ fn insert_some(disk: &FaultyDisk) -> Vec<(u64, u32)> {
     acknowledged
 }
 
+/// As for a user who may not read it: a loop of links cannot be opened even by root.
+#[test]
+fn a_journal_that_cannot_be_opened_is_no_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || ChunkIndex::open(std::sync::Arc::new(crate::RealDisk), folder.path(), SMALL);
+    let given = open().unwrap().insert_pack(place(1), purpose_of(1), &chunks_of(1)).unwrap();
+    let (journal, aside) = (folder.path().join("journal.log"), folder.path().join("aside"));
+    std::fs::rename(&journal, &aside).unwrap();
+    std::os::unix::fs::symlink(&journal, &journal).unwrap();
+    let error = open().unwrap_err();
+    assert!(!error.is_damage() && error.to_string().contains("journal.log"), "{error}");
+    std::fs::rename(&aside, &journal).unwrap();
+    assert_eq!(open().unwrap().number_of(&pack(1)).unwrap(), Some(given));
+    std::fs::remove_file(&journal).unwrap();
+    assert!(open().unwrap_err().is_damage());
+}
+
 #[test]
 fn what_was_acknowledged_is_known_after_everything() {
     at_every_call(insert_some, |disk, acknowledged, case| {

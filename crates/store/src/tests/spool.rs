@@ -38,6 +38,22 @@ fn open(disk: &FaultyDisk) -> Result<Spool, SpoolError> {
     Ok(spool)
 }
 
+#[test]
+fn without_its_acknowledgements_the_spool_opens_and_all_is_missing() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk: crate::SharedDisk = std::sync::Arc::new(crate::RealDisk);
+    let open = || Spool::open(disk.clone(), folder.path()).map(|(spool, _)| spool);
+    let spool = open().unwrap();
+    spool.add(&[spooled(1)]).unwrap();
+    spool.acknowledged(&[(pack(1), 0), (pack(1), 3)]).unwrap();
+    assert_eq!(spool.pending()[0].missing, [1, 2, 4]);
+    drop(spool);
+    std::fs::write(folder.path().join("acknowledged.log"), [0; 64]).unwrap();
+    assert!(matches!(open(), Err(SpoolError::Log(crate::LogError::Damaged { .. }))));
+    Spool::forget_acknowledged(&disk, folder.path()).unwrap();
+    assert_eq!(open().unwrap().pending()[0].missing, [0, 1, 2, 3, 4]);
+}
+
 #[derive(Default)]
 struct Done {
     added: BTreeSet<u64>,
