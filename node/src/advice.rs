@@ -1,7 +1,6 @@
 //! What a person can do about an error of the system that met a file of the state: the same few things go wrong with all of them.
 
 use backmesh_control::{ExitCode, Failure};
-use backmesh_store::DiskError;
 use std::error::Error;
 use std::io::{self, ErrorKind};
 
@@ -9,9 +8,6 @@ use std::io::{self, ErrorKind};
 pub(crate) fn advice(error: &(dyn Error + 'static)) -> Option<String> {
     let mut next = Some(error);
     while let Some(error) = next {
-        if let Some(DiskError::Full { .. }) = error.downcast_ref() {
-            return Some(FULL.to_owned());
-        }
         if let Some(advice) = error.downcast_ref::<io::Error>().and_then(of_io) {
             return Some(advice.to_owned());
         }
@@ -70,7 +66,5 @@ mod tests {
         assert!(advice(&io(ErrorKind::PermissionDenied)).unwrap().contains("chown"));
         assert!(advice(&io(ErrorKind::ReadOnlyFilesystem)).unwrap().contains("mount"));
         assert_eq!(advice(&io(ErrorKind::BrokenPipe)), None);
-        let disk = backmesh_store::DbError::from(DiskError::Full { path: "/x".into() });
-        assert!(advice(&disk).unwrap().contains("free some space"));
     }
 }

@@ -326,7 +326,7 @@ fn secrets(state: &State) -> Result<Vec<Zeroizing<[u8; 32]>>, StateError> {
 mod tests {
     use super::*;
     use backmesh_format::keys::VaultSecret;
-    use backmesh_format::vault::{Snapshot, System};
+    use backmesh_format::vault::System;
     use backmesh_format::wire::Bytes;
     use backmesh_format::{MachineId, NodeId};
     use backmesh_store::RealDisk;
@@ -372,5 +372,27 @@ mod tests {
         assert_eq!(Unsealing::new([secret.unsealing_secret(1)]).open_body(&writer.vault, body).snapshots, open.snapshots);
         seal_what_is_open(&records, &writer).unwrap();
         assert_eq!(records.get(Table::Vault, BODY).unwrap().unwrap(), stored, "once is enough");
+    }
+
+    fn body(numbers: impl IntoIterator<Item = u64>) -> HeadBody {
+        HeadBody { snapshots: numbers.into_iter().map(Snapshot::empty).collect(), ..HeadBody::default() }
+    }
+
+    #[test]
+    fn no_snapshot_is_lost_or_listed_twice_where_two_states_went_on_from_one() {
+        let check = |ours: Vec<u64>, theirs: Vec<u64>, expected: Vec<u64>, forked: bool| {
+            let (body, is) = merged(body(ours), body(theirs));
+            let found: Vec<u64> = body.snapshots.iter().map(|snapshot| snapshot.started_at).collect();
+            assert_eq!((found, is), (expected, forked));
+        };
+        // An older copy that was put back.
+        check(vec![1, 2], vec![1, 2, 3, 4], vec![1, 2, 3, 4], false);
+        check(vec![], vec![1, 2], vec![1, 2], false);
+        // Two that both backed up.
+        check(vec![1, 2, 9], vec![1, 2, 3], vec![1, 2, 3, 9], true);
+        check(vec![9], vec![3], vec![3, 9], true);
+        // The oldest have moved to a page of their own meanwhile.
+        check(vec![1, 2, 3, 9], vec![3, 4], vec![3, 4, 9], true);
+        check(vec![1, 2, 3], vec![1, 2, 3], vec![1, 2, 3], false);
     }
 }
