@@ -19,6 +19,8 @@ pub struct Options {
     pub seed: u64,
     /// Only what has this in its name.
     pub only: Option<String>,
+    /// A share of what takes long: of each file of the state one kind of damage.
+    pub share: bool,
 }
 
 /// How it went.
@@ -58,7 +60,7 @@ fn said(panic: &(dyn std::any::Any + Send)) -> String {
 /// Where a word makes no sense, or anything failed.
 pub fn main(words: &[String]) -> Result<()> {
     let seconds = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let mut options = Options { kills: 200, seed: seconds % 1_000_000, only: None };
+    let mut options = Options { kills: 200, seed: seconds % 1_000_000, only: None, share: false };
     let mut words = words.iter();
     while let Some(word) = words.next() {
         let mut value = || words.next().with_context(|| format!("{word} needs a value"));

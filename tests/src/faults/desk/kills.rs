@@ -84,7 +84,8 @@ impl Killer {
     fn kill(&mut self, kind: &'static str, seed: u64) -> Result<()> {
         let mut numbers = Numbers::new(seed);
         numbers.number();
-        if self.lab.owner().pid().is_none() {
+        if self.lab.owner().pid().is_none() || self.lab.owner().status()["agent"] != true {
+            self.lab.owner_mut().kill();
             self.lab.start()?;
         }
         match kind {
@@ -137,7 +138,7 @@ impl Killer {
         wait_for("all shards to be held", LIMIT, || Ok(self.lab.owner().status()["vault"]["shards_pending"] == 0))?;
         let new = self.lab.held_bytes()?.saturating_sub(held);
         let sent = result["bytes_sent"].as_u64().unwrap_or(u64::MAX);
-        ensure!(sent <= new.max(owed) + SENT_AGAIN_BYTES_MAX, "{sent} bytes were sent, {new} are new and {owed} were owed");
+        ensure!(sent <= new + owed + SENT_AGAIN_BYTES_MAX, "{sent} bytes were sent, {new} are new and {owed} were owed");
         self.lab.check_restore()
     }
 
@@ -297,9 +298,10 @@ impl Killer {
         if self.writer.is_none() {
             fs::create_dir_all(&source)?;
             fs::write(source.join("first"), numbers.bytes(300_000))?;
-            let node = self.lab.group.blank("traveller");
+            let traveller = format!("traveller{}", self.joined);
+            let node = self.lab.group.blank(&traveller);
             self.lab.group.join(&node, &self.lab.group.token(&[]), "0").expect(0);
-            let phrase = self.lab.group.phrase_file("traveller");
+            let phrase = self.lab.group.phrase_file(&traveller);
             let mut node = node;
             node.start()?;
             node.protect(&source);

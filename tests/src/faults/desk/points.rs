@@ -96,10 +96,14 @@ fn is_alive(pid: u32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists() && !stat.contains(") Z")
 }
 
-/// Kills a process that this one, or strace for it, started.
+/// Kills a process that this one, or strace for it, started, and waits until it is gone with its locks.
 pub(super) fn kill(pid: u32) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
+    }
+    let began = Instant::now();
+    while is_alive(pid) && began.elapsed() < Duration::from_secs(20) {
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -27,7 +27,7 @@ pub(super) fn run(options: &Options, counts: &mut Counts) -> Result<()> {
         }
         let bench = match &mut bench {
             Some(bench) => bench,
-            none => none.insert(Bench::open(options.seed)?),
+            none => none.insert(Bench::open(options)?),
         };
         counts.attempt(name, || {
             bench.reset()?;
@@ -43,15 +43,16 @@ pub(super) struct Bench {
     /// The owner's state after its first backup, its agent stopped.
     good: PathBuf,
     pub(super) seed: u64,
+    pub(super) share: bool,
 }
 
 impl Bench {
-    fn open(seed: u64) -> Result<Self> {
-        let mut lab = Lab::open(3, seed)?;
+    fn open(options: &Options) -> Result<Self> {
+        let mut lab = Lab::open(3, options.seed)?;
         lab.owner_mut().stop();
         let good = lab.group.folder.path().join("good");
         copy_folder(&lab.owner().state, &good)?;
-        Ok(Self { lab, good, seed })
+        Ok(Self { lab, good, seed: options.seed, share: options.share })
     }
 
     /// Puts the owner's state back, with no agent.
