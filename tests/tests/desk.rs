@@ -5,7 +5,7 @@ use backmesh_tests::faults::desk::{Options, run};
 
 #[test]
 fn a_machine_at_its_worst_loses_nothing_and_says_what_to_do() {
-    if !root_and_tools_or_skip("faults desk", &["strace", "faketime", "mount", "setpriv", "unshare", "bash"]) {
+    if !root_and_tools_or_skip("faults desk", &["strace", "cc", "mount", "setpriv", "unshare", "bash"]) {
         return;
     }
     let options = Options { kills: 12, seed: 20_261_121, only: None, share: true };

@@ -12,7 +12,9 @@ use std::time::Duration;
 
 /// The state of a node, ready to be damaged: a copy of its folder under the name of another node.
 fn copy_of(group: &Group, node: &Node, name: &str) -> Node {
-    let copy = group.blank(name);
+    let mut copy = group.blank(name);
+    // It stands for the same machine in another condition.
+    copy.env.push(("BACKMESH_MACHINE_ID", Some(format!("machine of {}", node.name))));
     let copied = std::process::Command::new("cp").arg("-a").args([&node.state, &copy.state]).status().unwrap();
     assert!(copied.success());
     copy

@@ -91,9 +91,11 @@ fn written(pid: u32) -> u64 {
     io.lines().find_map(|line| line.strip_prefix("wchar: ")?.parse().ok()).unwrap_or(0)
 }
 
+/// Whether any thread of a process is left: its locks go with the last.
 fn is_alive(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    Path::new(&format!("/proc/{pid}")).exists() && !stat.contains(") Z")
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    Path::new(&format!("/proc/{pid}")).exists() && (threads > 1 || !stat.contains(") Z"))
 }
 
 /// Kills a process that this one, or strace for it, started, and waits until it is gone with its locks.

@@ -7,39 +7,47 @@ use crate::{Node, text, wait_for};
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 pub(super) const CASES: &[(&str, Case)] = &[
-    ("clock ten years ahead", |bench| off_by(bench, "+10y")),
-    ("clock ten years behind", |bench| off_by(bench, "-10y")),
+    ("clock ten years ahead", |bench| off_by(bench, TEN_YEARS)),
+    ("clock ten years behind", |bench| off_by(bench, -TEN_YEARS)),
     ("clock that jumps while the agent runs", jumps),
     ("clock of a joiner ten years off", joins),
 ];
 
+/// Ten years, in seconds.
+const TEN_YEARS: i64 = 3652 * 86_400;
+
+/// Preloaded into the program; libfaketime waits for ever for an allocator that looks at the clock while it starts.
+const CLOCK_C: &str = include_str!("clock.c");
+
 /// The environment of a clock that is off by what a file says, also once that changes.
 fn clock(node: &mut Node, file: &Path) -> Result<()> {
-    let library = ["/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1", "/usr/lib/faketime/libfaketimeMT.so.1"];
-    let library = library.into_iter().find(|path| Path::new(path).exists()).context("libfaketime is not where Debian puts it")?;
-    node.env.extend([
-        ("LD_PRELOAD", Some(library.to_owned())),
-        ("FAKETIME_TIMESTAMP_FILE", Some(text(file).to_owned())),
-        ("FAKETIME_NO_CACHE", Some("1".to_owned())),
-        ("FAKETIME_DONT_FAKE_MONOTONIC", Some("1".to_owned())),
-        // What files say of their times is another machine's matter.
-        ("NO_FAKE_STAT", Some("1".to_owned())),
-    ]);
+    let (code, library) = (file.with_extension("c"), file.with_extension("so"));
+    if !library.exists() {
+        fs::write(&code, CLOCK_C)?;
+        let built = Command::new("cc").args(["-O2", "-shared", "-fPIC", "-o"]).args([&library, &code]).output()?;
+        ensure!(built.status.success(), "cc: {}", String::from_utf8_lossy(&built.stderr));
+    }
+    node.env.push(("LD_PRELOAD", Some(text(&library).to_owned())));
+    node.env.push(("CLOCK_OFFSET_FILE", Some(text(file).to_owned())));
     Ok(())
 }
 
-fn set(file: &Path, offset: &str) -> Result<()> {
-    Ok(fs::write(file, format!("{offset}\n"))?)
+fn set(file: &Path, seconds: i64) -> Result<()> {
+    // In one step: a look in between must not find the file empty.
+    let new = file.with_extension("new");
+    fs::write(&new, seconds.to_string())?;
+    Ok(fs::rename(new, file)?)
 }
 
 fn clock_file(bench: &mut Bench) -> Result<Option<PathBuf>> {
-    if !root_and_tools_or_skip("clocks", &["faketime"]) {
+    if !root_and_tools_or_skip("clocks", &["cc"]) {
         return Ok(None);
     }
     let file = bench.lab.group.folder.path().join("clock");
-    set(&file, "+0")?;
+    set(&file, 0)?;
     clock(bench.lab.owner_mut(), &file)?;
     Ok(Some(file))
 }
@@ -52,7 +60,7 @@ fn newest(node: &Node) -> Result<String> {
 }
 
 /// All of a day's work with a clock that is wrong, and then with one that is right again: what was backed up last is the latest.
-fn off_by(bench: &mut Bench, offset: &str) -> Result<()> {
+fn off_by(bench: &mut Bench, offset: i64) -> Result<()> {
     let Some(file) = clock_file(bench)? else { return Ok(()) };
     set(&file, offset)?;
     bench.works()?;
@@ -61,10 +69,10 @@ fn off_by(bench: &mut Bench, offset: &str) -> Result<()> {
     must(bench.lab.owner(), &["schedule", "--every", "5m", "--pause", "2h"])?;
     let token = bench.lab.group.token(&[]);
     ensure!(token.starts_with("backmesh-join"), "{token}");
-    set(&file, "+0")?;
+    set(&file, 0)?;
     // A pause of two hours is no pause of ten years.
     let paused = must(bench.lab.owner(), &["--json", "schedule"])?.result();
-    if offset.starts_with('+') {
+    if offset > 0 {
         ensure!(paused["paused_until"].is_null(), "a pause of two hours lasts for ten years: {paused}");
     }
     must(bench.lab.owner(), &["schedule", "--off", "--resume"])?;
@@ -78,9 +86,9 @@ fn off_by(bench: &mut Bench, offset: &str) -> Result<()> {
 /// The clock goes back by ten years in between: the schedule goes on, and so does everything else.
 fn jumps(bench: &mut Bench) -> Result<()> {
     let Some(file) = clock_file(bench)? else { return Ok(()) };
-    set(&file, "+10y")?;
+    set(&file, TEN_YEARS)?;
     bench.works()?;
-    set(&file, "+0")?;
+    set(&file, 0)?;
     let count = |bench: &Bench| bench.lab.owner().status()["vault"]["snapshots"].as_u64().unwrap_or(0);
     let before = count(bench);
     fs::write(bench.lab.source.join("after the jump"), "new")?;
@@ -90,18 +98,18 @@ fn jumps(bench: &mut Bench) -> Result<()> {
     let status = bench.lab.owner().status();
     ensure!(status["backups"]["freshness"] == "fresh", "{status}");
     must(bench.lab.owner(), &["schedule", "--off"])?;
-    set(&file, "-10y")?;
+    set(&file, -TEN_YEARS)?;
     bench.goes_on()?;
-    set(&file, "+10y")?;
+    set(&file, TEN_YEARS)?;
     bench.goes_on()
 }
 
 /// A newcomer whose clock is wrong becomes a member and backs up, and nobody else minds.
 fn joins(bench: &mut Bench) -> Result<()> {
-    if !root_and_tools_or_skip("clocks", &["faketime"]) {
+    if !root_and_tools_or_skip("clocks", &["cc"]) {
         return Ok(());
     }
-    for (name, offset) in [("ahead", "+10y"), ("behind", "-10y")] {
+    for (name, offset) in [("ahead", TEN_YEARS), ("behind", -TEN_YEARS)] {
         let file = bench.lab.group.folder.path().join("joiners clock");
         set(&file, offset)?;
         let mut node = bench.lab.group.blank(name);
@@ -114,7 +122,7 @@ fn joins(bench: &mut Bench) -> Result<()> {
         node.protect(&folder);
         wait_for("its first backup", LIMIT, || Ok(node.run(&["backup"]).code == Some(0)))
             .with_context(|| format!("{} {:?}", node.log(), node.run(&["backup"])))?;
-        set(&file, "+0")?;
+        set(&file, 0)?;
         must(&node, &["backup"])?;
         node.stop();
     }
