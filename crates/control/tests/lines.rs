@@ -4,7 +4,7 @@
 use backmesh_control::{
     ANSWER_BYTES_MAX, Answer, BackupResult, BackupsStatus, Batch, Client, ClientError, EntryInfo, EntryKind, Event, ExitCode,
     Failure, FileTime, FindRequest, Freshness, LeftOut, LineError, LsResult, NodeStatus, PathText, Phase, Problem, Progress,
-    REQUEST_BYTES_MAX, Request, RestoreResult, RuleSource, ShelfStatus, StatusResult, Time, VaultHealth, VaultStatus, WaitsFor,
+    REQUEST_BYTES_MAX, Request, RestoreResult, RuleSource, ShelfStatus, StatusResult, VaultHealth, VaultStatus, WaitsFor,
     WorkgroupStatus, read_line, serve_line,
 };
 use serde_json::{Value, json};

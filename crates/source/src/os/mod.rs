@@ -12,10 +12,10 @@ pub(crate) use meta::{
     xattr_at,
 };
 pub(crate) use open::{
-    Handle, Opened, absolute, chmod, chmod_at, chown, chown_at, create_file, create_nameless, folder_at, is_abandoned, is_no_folder,
-    is_replaced, is_writable, link, lock_held, make_device, make_fifo, make_folder, make_symlink, open_file_at, open_folder, open_target,
-    path_bytes, read_exact_at, read_link, remove_file, remove_folder, rename, set_modified, set_modified_at, stat_absolute,
-    stat_at, stat_of, sync_file_system, writable_at, write_at,
+    Handle, Opened, absolute, chmod, chmod_at, chown, chown_at, create_file, create_nameless, folder_at, is_abandoned,
+    is_no_folder, is_replaced, is_writable, link, lock_held, make_device, make_fifo, make_folder, make_symlink, open_file_at,
+    open_folder, open_target, path_bytes, read_exact_at, read_link, remove_file, remove_folder, rename, set_modified,
+    set_modified_at, stat_absolute, stat_at, stat_of, sync_file_system, writable_at, write_at,
 };
 pub use owner::Owners;
 pub(crate) use owner::is_root;
