@@ -1,6 +1,8 @@
 //! A share of what `faults network` does at full size: a group without any address, a node that no TCP reaches.
 //! Root only: each host is a network namespace.
 
+#![allow(clippy::expect_used, clippy::panic, reason = "helpers of tests fail by panicking, as tests do")]
+
 use backmesh_tests::disk::root_and_tools_or_skip;
 use backmesh_tests::faults::network::{CASES, Setting};
 

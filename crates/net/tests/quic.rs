@@ -1,10 +1,13 @@
 //! QUIC, where TCP does not connect: behind a wall that lets only UDP through.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
+
 mod common;
 
 use backmesh_net::{DialError, DialFailure, DisconnectReason, Protocol, Transport};
 use common::{Mode, PATIENCE, node, node_with, pair};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,9 +41,9 @@ async fn carry(outside: Arc<UdpSocket>, node: SocketAddr, mode: watch::Receiver<
     let mut inside: HashMap<SocketAddr, Arc<UdpSocket>> = HashMap::new();
     let mut buffer = vec![0; 65_536];
     while let Ok((bytes, from)) = outside.recv_from(&mut buffer).await {
-        if !inside.contains_key(&from) {
+        if let Entry::Vacant(place) = inside.entry(from) {
             let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
-            inside.insert(from, Arc::clone(&socket));
+            place.insert(Arc::clone(&socket));
             let (outside, mode) = (Arc::clone(&outside), mode.clone());
             tokio::spawn(async move {
                 let mut buffer = vec![0; 65_536];
