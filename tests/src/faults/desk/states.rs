@@ -22,7 +22,8 @@ pub(super) fn run(options: &Options, counts: &mut Counts) -> Result<()> {
     let cases: Vec<(&str, Case)> = [files::CASES, disks::CASES, clocks::CASES, places::CASES].concat();
     let mut bench = None;
     for (name, case) in cases {
-        if !options.wants(name) {
+        // Clocks are tried at full size only.
+        if !options.wants(name) || (options.share && name.starts_with("clock")) {
             continue;
         }
         let bench = match &mut bench {
