@@ -196,6 +196,36 @@ impl Node {
         started.with_context(|| self.log().lines().rev().take(20).collect::<Vec<_>>().join("\n"))
     }
 
+    /// Starts the agent under a tracer that is no parent of it, as `strace -D` is, and waits until it answers or has ended; whether it
+    /// answers.
+    ///
+    /// # Errors
+    /// Where it cannot be started, or does neither.
+    pub fn start_under(&mut self, tracer: &[&str]) -> Result<bool> {
+        ensure!(self.agent.is_none(), "{} runs already", self.name);
+        let log = fs::File::options().create(true).append(true).open(self.state.with_extension("log"))?;
+        let plain = self.command(&["agent", "--listen", "/ip4/127.0.0.1/tcp/0"]);
+        let mut command = Command::new(tracer.first().context("a tracer")?);
+        command.args(&tracer[1..]).arg(plain.get_program()).args(plain.get_args()).env_clear();
+        command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let agent = self.agent.insert(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?);
+        let started = Instant::now();
+        while started.elapsed() < Duration::from_secs(120) {
+            if agent.try_wait()?.is_some() {
+                self.agent = None;
+                return Ok(false);
+            }
+            let mut status = Command::new(program("backmesh"));
+            status.args(["--json", "status"]).env("BACKMESH_STATE", &self.state);
+            let outcome = Outcome::from(status.output()?);
+            if outcome.lines().iter().any(|line| line["agent"] == true) {
+                return Ok(true);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        bail!("the agent of {} neither answers nor ends", self.name)
+    }
+
     /// Starts a command and does not wait for it.
     pub fn spawn(&self, args: &[&str]) -> Child {
         self.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts")
@@ -285,6 +315,11 @@ impl Node {
         let mut agent = self.agent.take()?;
         signal(&agent, Signal::ABORT);
         agent.wait().ok()
+    }
+
+    /// Whether the agent has not ended.
+    pub fn is_alive(&mut self) -> bool {
+        self.agent.as_mut().is_some_and(|agent| matches!(agent.try_wait(), Ok(None)))
     }
 
     /// The process id of the agent.
