@@ -5,6 +5,14 @@ use crate::Outcome;
 use std::fs;
 use std::path::Path;
 
+/// How the book begins.
+const HEAD: &str = "# Messages
+
+What Backmesh says when something is wrong, as a person reads it on standard error. A test provokes each of them with the real programs and
+compares. Below the error, indented, stands what to do next. With `--json` the same comes as one object with `message` and `hint`.
+
+";
+
 /// Messages as they are noted.
 #[derive(Debug, Default)]
 pub struct Book {
@@ -26,7 +34,7 @@ impl Book {
             self.wrong.push(format!("{title}: {outcome:#?}, expected is exit code {code}"));
         }
         let said: Vec<String> = outcome.stderr.trim_end().lines().map(|line| self.hide_in(line)).collect();
-        self.text.push_str(&format!("## {title} (exit {code})\n\n{}\n\n", said.join("\n")));
+        self.text.push_str(&format!("## {title} (exit {code})\n\n```text\n{}\n```\n\n", said.join("\n")));
     }
 
     fn hide_in(&self, line: &str) -> String {
@@ -46,8 +54,9 @@ impl Book {
     ///
     /// # Panics
     /// Where they differ, or something ended otherwise than it should have.
-    pub fn compare(self, file: &Path) {
+    pub fn compare(mut self, file: &Path) {
         assert!(self.wrong.is_empty(), "{}", self.wrong.join("\n"));
+        self.text = format!("{HEAD}{}", self.text.trim_end()) + "\n";
         if std::env::var_os("BACKMESH_WRITE_MESSAGES").is_some() {
             return fs::write(file, self.text).expect("the book can be written");
         }

@@ -1,6 +1,4 @@
-//! What a person reads when something is wrong: what happened, to what, what to do next. All of it stands in `messages.md` beside
-//! this file.
-
+//! What a person reads when something is wrong: what happened, to what, what to do next. All of it stands in `docs/messages.md`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
 
 use backmesh_tests::messages::Book;
@@ -230,5 +228,5 @@ fn every_message_says_what_happened_and_what_to_do() {
     scene.locked();
     scene.alone(source.path());
     scene.states();
-    scene.book.compare(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/messages.md"));
+    scene.book.compare(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/messages.md"));
 }
