@@ -9,6 +9,7 @@ const EVENTS_WAITING: usize = 256;
 
 /// What a listener hears.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "one at a time is handed on; a box each would cost more")]
 pub enum Told {
     /// How it goes.
     Event(Event),

@@ -386,7 +386,7 @@ pub fn copied_machine_is_noticed(seed: u64) -> Result<Verdict, Failure> {
     let settled_ms = stage.settle(5 * MINUTE_MS)?;
     let copied = |stage: &Stage| {
         let events = stage.world.nodes.iter().flat_map(|node| node.events.iter());
-        events.filter(|event| **event == PeerEvent::CopiedIdentity).count()
+        events.filter(|event| matches!(event, PeerEvent::CopiedIdentity { .. })).count()
     };
     ensure(copied(&stage) == 0, || "a restored folder was taken for a copied machine".to_owned())?;
     let (key, certificate) = (stage.world.nodes[2].key.clone(), stage.world.nodes[2].certificate.clone());

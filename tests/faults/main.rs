@@ -38,12 +38,12 @@ fn main() -> ExitCode {
 /// Whether everything held.
 fn run(words: &[String]) -> Result<bool> {
     match words.split_first() {
-        Some((command, rest)) if command == "desk" => backmesh_tests::faults::desk::main(rest).map(|()| true),
+        Some((command, rest)) if command == "desk" => faults::desk::main(rest).map(|()| true),
         Some((command, rest)) if command == "keys" => keys::run(rest),
         Some((command, rest)) if command == "disk" => faults::disk::command::run(rest),
         Some((command, rest)) if command == "syncs" => faults::disk::command::leave_out(rest),
         Some((command, rest)) if command == "strace" => faults::strace::command(rest),
-        Some((command, rest)) if command == "network" => backmesh_tests::faults::network::main(rest).map(|()| true),
+        Some((command, rest)) if command == "network" => faults::network::main(rest).map(|()| true),
         Some((command, rest)) if command == "peers" => backmesh_tests::liar::rounds::run(rest),
         _ => bail!("{USAGE}"),
     }

@@ -274,7 +274,9 @@ impl Schedule {
 
     /// When the next backup is due: in the past or now where one should be running.
     fn due(&self, clock: &Clock<'_>, history: &History) -> Option<UnixMillis> {
-        let soon = history.new_since.map(|since| believed(since, clock.now).map_or(clock.now, |since| since.saturating_add(FIRST_AFTER_MS)));
+        let soon = history
+            .new_since
+            .map(|since| believed(since, clock.now).map_or(clock.now, |since| since.saturating_add(FIRST_AFTER_MS)));
         let slot = match history.last_success.and_then(|success| believed(success, clock.now)) {
             Some(success) => self.slot_after(success.saturating_add(self.grace_ms()), clock)?,
             // Without a success there is no slot that would be covered; what is new is to be waited for.

@@ -512,9 +512,9 @@ impl DiskFile for FaultyFile {
         }
         let file = &mut state.files[self.number];
         if result.is_ok() {
-            file.sync()
+            file.sync();
         } else {
-            file.fail_to_sync()
+            file.fail_to_sync();
         }
         result.map(drop)
     }

@@ -114,9 +114,9 @@ impl Space {
                 Journal::Folders | Journal::Loose => change.folder() == dir,
             };
             if is_synced {
-                change.apply(&mut self.durable)
+                change.apply(&mut self.durable);
             } else {
-                left.push(change)
+                left.push(change);
             }
             at += 1;
         }

@@ -22,6 +22,7 @@ use backmesh_store::{
 };
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -173,7 +174,7 @@ impl Owner {
         self.all_enough(keys, holders, believed)?;
         let mut list = List::new();
         for (name, ids) in lists {
-            let places = ids.iter().map(|id| Ok((*id, self.index.place(id)?.ok_or_else(|| Unknown(*id))?)));
+            let places = ids.iter().map(|id| Ok((*id, self.index.place(id)?.ok_or(Unknown(*id))?)));
             list.insert(name, places.collect::<Result<_>>()?);
         }
         let bytes = list_bytes(&list);
@@ -414,10 +415,11 @@ fn fetch(
     packs: &mut Packs,
 ) -> Result<Vec<u8>> {
     let pack = place.pack.pack;
-    if !packs.contains_key(&pack) {
-        packs.insert(pack, fetch_pack(keys, pack, holders, rng)?);
-    }
-    packs.get(&pack).ok_or_else(|| anyhow!("no pack"))?.chunk(keys, id, place)
+    let opened = match packs.entry(pack) {
+        Entry::Occupied(known) => known.into_mut(),
+        Entry::Vacant(new) => new.insert(fetch_pack(keys, pack, holders, rng)?),
+    };
+    opened.chunk(keys, id, place)
 }
 
 fn fetch_pack(keys: &Keys, pack: PackId, holders: &mut [Holder], rng: &mut StdRng) -> Result<Opened> {

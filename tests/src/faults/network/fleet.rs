@@ -178,6 +178,7 @@ impl Fleet {
     ///
     /// # Errors
     /// Where it does not end right, whatever happened.
+    #[expect(clippy::zombie_processes, reason = "where a case fails, the run ends and its processes with it")]
     pub fn back_up(&mut self, meanwhile: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
         let began = Instant::now();
         let mut backup = self.owner().spawn(&["--json", "backup"]);
@@ -201,6 +202,7 @@ impl Fleet {
     ///
     /// # Errors
     /// Where it does not end right, or what came back differs.
+    #[expect(clippy::zombie_processes, reason = "where a case fails, the run ends and its processes with it")]
     pub fn restore(&mut self, meanwhile: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
         let began = Instant::now();
         let target = self.target();
@@ -284,7 +286,7 @@ fn end_of(mut command: Child) -> Result<(Option<i32>, String)> {
         std::thread::sleep(Duration::from_millis(50));
     };
     let (said, complained) = (reading.join().unwrap_or_default(), reading_errors.join().unwrap_or_default());
-    let last = said.lines().filter(|line| is_worth_telling(line)).next_back().unwrap_or_default();
+    let last = said.lines().rfind(|line| is_worth_telling(line)).unwrap_or_default();
     Ok((ended.code(), format!("{last} {complained}")))
 }
 

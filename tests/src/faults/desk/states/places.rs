@@ -96,9 +96,9 @@ fn stale_socket(bench: &mut Bench) -> Result<()> {
         let socket = bench.file("control.sock");
         fs::remove_file(&socket).ok();
         if other == "file" {
-            fs::write(&socket, "x")?
+            fs::write(&socket, "x")?;
         } else {
-            fs::create_dir(&socket)?
+            fs::create_dir(&socket)?;
         }
         let outcome = bench.lab.owner().run(&["status"]);
         ensure!(!outcome.stderr.contains("panicked"), "{outcome:?}");
