@@ -182,6 +182,8 @@ impl Db {
     fn create_if_missing(&self) -> Result<(), DbError> {
         match self.disk.open(&self.path).and_then(|file| file.len_bytes()) {
             Ok(0) => return Err(self.damaged("it is empty")),
+            // Whoever gave it its name may have been killed before the sync of the folder.
+            Ok(_) if self.syncing == Syncing::Commits => return Ok(durable::sync_parent(self.disk.as_ref(), &self.path)?),
             Ok(_) => return Ok(()),
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(DiskError::io("open", &self.path)(error).into()),

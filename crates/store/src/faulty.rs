@@ -28,7 +28,7 @@ pub enum Fault {
     Fail,
     /// This call reports that no space is left, if it is one that may need any.
     Full,
-    /// From this call on every one that may need space reports that none is left, until the next start.
+    /// From this call on every write, growth and sync reports that no space is left, until the next start. A name still finds room.
     FullFrom,
     /// This call and all later ones fail until [`FaultyDisk::kill`] or [`FaultyDisk::cut_power`]: the process ends here.
     Stop,
@@ -97,7 +97,9 @@ enum Kind {
     /// Needs no space.
     Plain,
     Read,
-    /// May need space.
+    /// Makes or changes a name, which may need space.
+    Name,
+    /// Makes a file longer.
     Grow,
     Write,
     /// Makes things durable.
@@ -222,6 +224,13 @@ impl FaultyDisk {
         state.files[number] = Contents { now: bytes.clone(), durable: bytes, unsynced: Vec::new() };
     }
 
+    /// Makes a folder, past all faults and durably.
+    pub fn make_dir(&self, dir: &Path) {
+        let mut state = self.state();
+        state.space.now.insert(dir.to_path_buf(), Node::Dir);
+        state.space.durable.insert(dir.to_path_buf(), Node::Dir);
+    }
+
     /// Removes a file, past all faults and durably.
     pub fn remove(&self, path: &Path) {
         let mut state = self.state();
@@ -270,18 +279,18 @@ impl State {
         if self.stopped {
             return Err(io::Error::other("the process has ended"));
         }
-        let changes = matches!(kind, Kind::Grow | Kind::Write | Kind::Sync);
+        let changes = matches!(kind, Kind::Name | Kind::Grow | Kind::Write | Kind::Sync);
         if self.read_only && (changes || what == "remove") {
             return Err(ErrorKind::ReadOnlyFilesystem.into());
         }
-        if self.full && changes {
+        if self.full && matches!(kind, Kind::Grow | Kind::Write | Kind::Sync) {
             return Err(ErrorKind::StorageFull.into());
         }
         let Some((call, fault)) = self.fault else { return Ok(None) };
         let is_due = match fault {
             Fault::Fail | Fault::Stop => call == number,
             Fault::Full => call == number && changes,
-            Fault::FullFrom => call <= number && changes,
+            Fault::FullFrom => call <= number && matches!(kind, Kind::Grow | Kind::Write | Kind::Sync),
             Fault::Short => call <= number && kind == Kind::Read,
             Fault::Lost | Fault::Misdirected | Fault::Flip => call <= number && kind == Kind::Write,
         };
@@ -346,7 +355,7 @@ impl State {
 impl Disk for FaultyDisk {
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
         let mut state = self.state();
-        state.call(Kind::Grow, "make folder", dir)?;
+        state.call(Kind::Name, "make folder", dir)?;
         let missing: Vec<PathBuf> = dir.ancestors().take_while(|dir| !state.is_dir(dir)).map(Path::to_path_buf).collect();
         missing.into_iter().rev().for_each(|dir| state.space.change(Change::Put(dir, Node::Dir)));
         Ok(())
@@ -358,7 +367,7 @@ impl Disk for FaultyDisk {
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         let mut state = self.state();
-        state.call(Kind::Grow, "create", path)?;
+        state.call(Kind::Name, "create", path)?;
         if !path.parent().is_some_and(|parent| state.is_dir(parent)) {
             return Err(ErrorKind::NotFound.into());
         }
@@ -389,7 +398,7 @@ impl Disk for FaultyDisk {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.state();
-        state.call(Kind::Grow, "rename", from)?;
+        state.call(Kind::Name, "rename", from)?;
         if from.parent() != to.parent() {
             return Err(ErrorKind::CrossesDevices.into());
         }
@@ -498,7 +507,8 @@ impl DiskFile for FaultyFile {
 
     fn set_len_bytes(&self, bytes: u64) -> io::Result<()> {
         let mut state = self.state()?;
-        state.call(Kind::Grow, "resize", &self.path)?;
+        let grows = bytes > state.files[self.number].now.len() as u64;
+        state.call(if grows { Kind::Grow } else { Kind::Plain }, "resize", &self.path)?;
         state.files[self.number].change(Write::Length(bytes));
         Ok(())
     }

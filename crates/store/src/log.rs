@@ -61,6 +61,8 @@ pub(crate) struct Log {
     magic: [u8; 4],
     file: Box<dyn DiskFile>,
     end: u64,
+    /// Up to here a sync has succeeded.
+    synced: u64,
     first: u64,
     next: u64,
     poisoned: bool,
@@ -101,7 +103,7 @@ impl Log {
             return Err(LogError::Damaged { path, at: at as u64 }.into());
         }
         let file = disk.open_for_writing(&path).map_err(DiskError::io("open", &path)).map_err(LogError::from)?;
-        let mut log = Self { disk, path, magic, file, end: at as u64, first, next, poisoned: false };
+        let mut log = Self { disk, path, magic, file, end: at as u64, synced: at as u64, first, next, poisoned: false };
         if at < bytes.len() {
             log.cut().map_err(LogError::from)?;
         }
@@ -149,9 +151,11 @@ impl Log {
     /// Returns when every frame survives a power cut. After an error nothing more is accepted.
     pub(crate) fn sync(&mut self) -> Result<(), LogError> {
         self.refuse_if_poisoned()?;
-        self.file.sync().map_err(|error| {
+        self.file.sync().inspect(|()| self.synced = self.end).map_err(|error| {
             self.poisoned = true;
             durable::mark_unconfirmed(self.disk.as_ref(), &self.path);
+            // Nobody who reads the file from now on finds what may not be on the disk.
+            let _ = self.file.set_len_bytes(self.synced);
             LogError::from(DiskError::sync(&self.path)(error))
         })
     }
@@ -168,7 +172,7 @@ impl Log {
         let finished = durable::finish(self.disk.as_ref(), file.as_ref(), &self.path);
         finished.inspect_err(|_| self.poisoned = true)?;
         self.file = file;
-        self.end = bytes.len() as u64;
+        (self.end, self.synced) = (bytes.len() as u64, bytes.len() as u64);
         self.first = self.next;
         self.next += payloads.len() as u64;
         Ok(())

@@ -129,3 +129,48 @@ fn what_records_show_after_a_failed_sync_is_written_anew() {
         assert!(kept.iter().all(|number| records.get(Table::Head, &[*number]).unwrap().is_some()), "{case}");
     }
 }
+
+#[test]
+fn a_name_that_was_not_confirmed_is_confirmed_at_the_next_start() {
+    let open = |disk: &FaultyDisk| Records::open(shared(disk), dir());
+    let whole = FaultyDisk::new();
+    drop(open(&whole).unwrap());
+    for (call, fault) in (0..whole.calls()).flat_map(|call| [Fault::Stop, Fault::Full].map(|fault| (call, fault))) {
+        for seed in 0..6 {
+            let disk = FaultyDisk::new();
+            disk.make_dir(dir());
+            disk.fail_at(call, fault);
+            drop(open(&disk));
+            disk.kill();
+            let records = open_at_last(&disk, seed, "the second start", || open(&disk));
+            records.apply(&[Change::Put(Table::Head, vec![1], vec![1; 100])]).unwrap();
+            drop(records);
+            disk.cut_power(seed);
+            let found = open(&disk).unwrap().get(Table::Head, &[1]).unwrap();
+            assert!(found.is_some(), "call {call}, {fault:?}, {seed}: what was acknowledged went with the name of its file");
+        }
+    }
+}
+
+#[test]
+fn a_frame_that_was_not_confirmed_is_gone_also_where_no_mark_could_be_made() {
+    let whole = FaultyDisk::new();
+    let index = open_index(&whole, 1000).unwrap();
+    let first = whole.calls();
+    insert(&index, 1).unwrap();
+    for (call, seed) in (first..whole.calls()).flat_map(|call| (0..4).map(move |seed| (call, seed))) {
+        let disk = FaultyDisk::new();
+        let index = open_index(&disk, 1000).unwrap();
+        disk.fail_at(call, Fault::FullFrom);
+        let _ = insert(&index, 1);
+        drop(index);
+        disk.files().iter().filter(|path| path.to_string_lossy().ends_with(".unconfirmed")).for_each(|path| disk.remove(path));
+        disk.kill();
+        let index = open_at_last(&disk, seed, "the second start", || open_index(&disk, 1000));
+        insert(&index, 2).unwrap();
+        drop(index);
+        disk.cut_power(seed);
+        let index = open_index(&disk, 1000).unwrap_or_else(|error| panic!("call {call}, {seed}: {error}"));
+        assert!(index.number_of(&pack(2)).unwrap().is_some(), "call {call}, {seed}");
+    }
+}
