@@ -7,6 +7,7 @@ use anyhow::Result;
 use backmesh_store::faulty::{Fault, FaultyDisk, Journal};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Whose disk has the fault.
@@ -113,10 +114,10 @@ impl World {
     /// Nobody has run yet.
     pub fn empty(keys: Arc<Keys>, victim: Victim) -> Self {
         let real = victim == Victim::Holder;
-        let holder = |number| if real && number == 0 { Holder::on(0, FaultyDisk::new()) } else { Holder::plain(number) };
+        let holder = |number| if real && number == 0 { Holder::on(0, joined()) } else { Holder::plain(number) };
         let holders = (0..usize::from(keys.shape.n)).map(holder).collect();
         let (believed, files, finished) = Default::default();
-        Self { keys, disk: FaultyDisk::new(), holders, believed, files, finished, chunks_max: 12 }
+        Self { keys, disk: joined(), holders, believed, files, finished, chunks_max: 12 }
     }
 
     /// One backup has been made.
@@ -179,6 +180,14 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// A disk with the state folder of a node that has joined.
+fn joined() -> FaultyDisk {
+    let disk = FaultyDisk::new();
+    disk.set_bytes_of(Path::new("/state/certificate.bin"), vec![1; 100]);
+    disk.make_dir(Path::new("/state"));
+    disk
 }
 
 /// Runs a case; what is wrong, in words, where something is.
