@@ -86,7 +86,8 @@ async fn run_parts(options: &AgentOptions) -> anyhow::Result<Ended> {
     let (members, drive) = Members::open(&files, net.clone(), Arc::clone(&records))?;
     let socket = Socket::bind(&files).map_err(of_state)?;
     let (ending, mut ended) = watch::channel(Going::On);
-    let node = Arc::new(Node::open(files, net.clone(), Arc::clone(&members), records, ending).map_err(of_state)?);
+    let node =
+        Arc::new(Node::open(Arc::new(RealDisk), files, net.clone(), Arc::clone(&members), records, ending).map_err(of_state)?);
 
     let mut parts = JoinSet::new();
     let conversations = Conversations::default();

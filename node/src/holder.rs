@@ -8,7 +8,7 @@ mod kept;
 mod read;
 mod store;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use crate::members::Members;
 use crate::state::State;

@@ -18,12 +18,11 @@ use backmesh_format::{NodeId, PackId};
 use backmesh_mesh::message::{STORE_REPLY_FRAME_BYTES_MAX, StoreReply};
 use backmesh_net::{Net, Protocol};
 use backmesh_store::{
-    ChunkIndex, ChunkIndexOptions, LogError, RealDisk, Records, SharedDisk, Spool, SpoolError, StatCache, StatCacheReader,
-    StatCacheWriter,
+    ChunkIndex, ChunkIndexOptions, LogError, Records, SharedDisk, Spool, SpoolError, StatCache, StatCacheReader, StatCacheWriter,
 };
 use jiff::tz::TimeZone;
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Handle;
@@ -86,19 +85,19 @@ impl Node {
     /// # Errors
     /// What cannot be opened, and why.
     pub fn open(
+        disk: SharedDisk,
         files: State,
         net: Net,
         members: Arc<Members>,
         records: Arc<Records>,
         ending: watch::Sender<Going>,
     ) -> anyhow::Result<Self> {
-        let disk: SharedDisk = Arc::new(RealDisk);
         let config = files.config()?;
         let throttles = Arc::new(Throttles::default());
         throttles.set(&config.limits, crate::os::now(), &TimeZone::system());
         let vault = Arc::new(Vault::open(&files, Arc::clone(&records))?);
         let sets = Arc::new(Sets::open(Arc::clone(&records), Arc::clone(&members), Arc::clone(&vault.writer))?);
-        let index = Arc::new(open_index(&disk, &files)?);
+        let index = Arc::new(open_index(&disk, &files.index_path(), &vault)?);
         let dialect = Dialect {
             protocol: Protocol::Store,
             answer_bytes_max: STORE_REPLY_FRAME_BYTES_MAX,
@@ -260,15 +259,101 @@ fn open_spool(disk: &SharedDisk, files: &State) -> anyhow::Result<(Spool, Vec<Sp
 }
 
 /// The local index is a cache of what the vault's own index says: a damaged one is begun anew. What is stored already is then stored
-/// once more, which costs space and loses nothing.
-fn open_index(disk: &SharedDisk, files: &State) -> anyhow::Result<ChunkIndex> {
-    let folder = files.index_path();
-    match ChunkIndex::open(Arc::clone(disk), &folder, ChunkIndexOptions::default()) {
+/// once more, which costs space and loses nothing. One look may fail where the next does not, so there are two.
+fn open_index(disk: &SharedDisk, folder: &Path, vault: &Vault) -> anyhow::Result<ChunkIndex> {
+    let open = || ChunkIndex::open(Arc::clone(disk), folder, ChunkIndexOptions::default());
+    let index = match open().or_else(|error| if error.is_damage() { open() } else { Err(error) }) {
         Err(error) if error.is_damage() => {
             tracing::warn!("the index of chunks is damaged and is begun anew: {error}");
-            ChunkIndex::discard(disk, &folder)?;
-            Ok(ChunkIndex::open(Arc::clone(disk), &folder, ChunkIndexOptions::default())?)
+            // First of all: a new index counts from the beginning, and what it counts up to the old one's end has no segment yet.
+            vault.disown_segments(0)?;
+            ChunkIndex::discard(disk, folder)?;
+            open()?
         }
-        opened => Ok(opened?),
+        opened => opened?,
+    };
+    // A person may have moved it away.
+    vault.disown_segments(index.next_pack())?;
+    Ok(index)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::holder::tests::joined;
+    use crate::vault::Listed;
+    use backmesh_format::index::{FramePlace, PackPlace, Place, SegmentRef};
+    use backmesh_format::pack::SizeClass;
+    use backmesh_format::stripe::Purpose;
+    use backmesh_format::{ChunkId, CopysetId};
+    use backmesh_store::faulty::{Fault, FaultyDisk};
+
+    const FOLDER: &str = "/index";
+
+    /// A vault whose segments cover what the local index has.
+    fn with_a_segment(disk: &FaultyDisk) -> (tempfile::TempDir, State, Arc<Records>) {
+        let (folder, state) = joined(7);
+        let shared: SharedDisk = Arc::new(disk.clone());
+        let records = Arc::new(Records::open(Arc::clone(&shared), Path::new("/records")).unwrap());
+        let vault = Vault::open(&state, Arc::clone(&records)).unwrap();
+        let index = open_index(&shared, Path::new(FOLDER), &vault).unwrap();
+        let pack = PackPlace { pack: PackId([1; 32]), copyset: CopysetId([2; 32]), class: SizeClass::K4 };
+        let at = FramePlace { frame: 0, frame_offset: 0, frame_sealed_bytes: 100, offset: 0, bytes: 50 };
+        index.insert_pack(pack, Purpose::Data, &[(ChunkId([3; 32]), at)]).unwrap();
+        let root = ChunkId([4; 32]);
+        let reference = SegmentRef { purpose: Purpose::Data, domain: 0, rows: 1, root, place: Place { pack, at } };
+        vault.set_segments(Purpose::Data, vec![Listed { reference, first_pack: 0, end_pack: 1, local: true }]);
+        let head = vault.sign_head(&vault.body()).unwrap();
+        vault.accept_head(&head, vault.body()).unwrap();
+        (folder, state, records)
+    }
+
+    /// The segments as the next start finds them, after the index was opened.
+    fn segments(disk: &FaultyDisk, state: &State, records: &Arc<Records>) -> Vec<Listed> {
+        let shared: SharedDisk = Arc::new(disk.clone());
+        let vault = Vault::open(state, Arc::clone(records)).unwrap();
+        open_index(&shared, Path::new(FOLDER), &vault).unwrap();
+        let segments = vault.segments(Purpose::Data);
+        assert_eq!(Vault::open(state, Arc::clone(records)).unwrap().segments(Purpose::Data), segments, "it is remembered");
+        segments
+    }
+
+    #[test]
+    fn an_index_that_is_begun_anew_is_covered_by_no_segment() {
+        let disk = FaultyDisk::new();
+        let (_folder, state, records) = with_a_segment(&disk);
+        let before = segments(&disk, &state, &records);
+        assert!(before[0].local && before[0].end_pack == 1);
+        disk.set_bytes_of(&Path::new(FOLDER).join("journal.log"), vec![7; 100]);
+        let after = segments(&disk, &state, &records);
+        assert_eq!(after[0].reference, before[0].reference, "the segment is still the vault's");
+        assert!(!after[0].local && after[0].end_pack == 0, "packs of the new index would come into no segment");
+
+        // The same where a person moved it away.
+        let disk = FaultyDisk::new();
+        let (_folder, state, records) = with_a_segment(&disk);
+        disk.files().iter().filter(|path| path.starts_with(FOLDER)).for_each(|path| disk.remove(path));
+        let after = segments(&disk, &state, &records);
+        assert!(!after[0].local && after[0].end_pack == 0);
+    }
+
+    #[test]
+    fn one_short_read_does_not_cost_the_index() {
+        let whole = FaultyDisk::new();
+        let (_folder, state, records) = with_a_segment(&whole);
+        let calls = whole.calls();
+        segments(&whole, &state, &records);
+        for ahead in 0..whole.calls() - calls {
+            let disk = FaultyDisk::new();
+            let (_folder, state, records) = with_a_segment(&disk);
+            let shared: SharedDisk = Arc::new(disk.clone());
+            let vault = Vault::open(&state, Arc::clone(&records)).unwrap();
+            disk.fail_at(disk.calls() + ahead, Fault::Short);
+            let opened = open_index(&shared, Path::new(FOLDER), &vault);
+            assert!(
+                opened.is_err() || opened.is_ok_and(|index| index.next_pack() == 1),
+                "call {ahead}: the index was begun anew"
+            );
+        }
     }
 }

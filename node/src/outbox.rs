@@ -66,6 +66,11 @@ pub enum OutboxError {
     /// The local index failed.
     #[error(transparent)]
     Index(#[from] ChunkIndexError),
+    /// A pack that waited is damaged. Nothing refers to it, and the next backup packs its chunks anew.
+    #[error(
+        "pack {0} was damaged while it waited here for its holders: back up again, its files are read once more; check the disk"
+    )]
+    Damaged(PackId),
     /// A spooled record makes no sense.
     #[error("a pack in the spool has a damaged record: {0}")]
     Record(#[from] DecodeError),
@@ -81,6 +86,8 @@ struct Waiting {
     acknowledged: Vec<bool>,
     under_way: Vec<bool>,
     indexed: bool,
+    /// What the spool has of it is not what was put there.
+    damaged: bool,
 }
 
 impl Waiting {
@@ -164,7 +171,8 @@ impl Outbox {
         let place = PackPlace { pack: record.pack, copyset: record.copyset, class: record.class };
         let under_way = vec![under_way; acknowledged.len()];
         let (record, chunks) = (Arc::new(record), Arc::new(chunks));
-        lock(&self.waiting).insert(place.pack, Waiting { place, record, chunks, acknowledged, under_way, indexed });
+        let waiting = Waiting { place, record, chunks, acknowledged, under_way, indexed, damaged: false };
+        lock(&self.waiting).insert(place.pack, waiting);
     }
 
     /// Whether a chunk has to be packed: it is neither stored nor on its way. Who is told yes must pack it.
@@ -178,8 +186,9 @@ impl Outbox {
         Ok(lock(&self.on_the_way).insert(*id))
     }
 
-    /// A backup begins to submit stripes.
+    /// A backup begins to submit stripes. For threads, not for tasks.
     pub fn begin(&self) {
+        self.give_up_damaged();
         self.spool.expect_many();
     }
 
@@ -299,6 +308,13 @@ impl Outbox {
             if report.is_stopped() {
                 return Err(OutboxError::Interrupted);
             }
+            if self.has_damaged() {
+                let this = Arc::clone(self);
+                let given_up = tokio::task::spawn_blocking(move || this.give_up_damaged()).await;
+                if let Ok(Some(pack)) = given_up {
+                    return Err(OutboxError::Damaged(pack));
+                }
+            }
             let Some((packs, missing, worst)) = self.shortage() else { return Ok(()) };
             if missing < before {
                 (before, since) = (missing, Instant::now());
@@ -333,18 +349,42 @@ impl Outbox {
         Some((short.len(), missing, (online, worst.needed())))
     }
 
-    /// Gives up packs that too many of their holders refuse for good: nothing refers to them yet, and the next backup packs their
-    /// chunks for other holders.
+    /// Notes that a pack in the spool is damaged, and tells people of it. One that is at enough holders stays with them as it is.
+    fn note_damaged(&self, pack: &PackId) {
+        if let Some(waiting) = lock(&self.waiting).get_mut(pack).filter(|waiting| !waiting.damaged) {
+            waiting.damaged = true;
+            let then = if waiting.indexed { "it stays at fewer holders than it should" } else { "its files are read once more" };
+            tracing::warn!(%pack, "a pack that waits here for its holders is damaged: {then}; check the disk");
+        }
+        self.changed.notify_waiters();
+    }
+
+    fn has_damaged(&self) -> bool {
+        lock(&self.waiting).values().any(|pack| pack.damaged && !pack.indexed)
+    }
+
+    /// Gives up packs that are damaged here before they are at enough holders; one of them, if there are any.
+    fn give_up_damaged(&self) -> Option<PackId> {
+        self.give_up(|pack| pack.damaged).first().copied()
+    }
+
+    /// Gives up packs that too many of their holders refuse for good: the next backup packs their chunks for other holders.
     fn give_up_refused(&self) {
+        self.give_up(|pack| self.is_hopeless(pack));
+    }
+
+    /// Gives up packs to which nothing refers yet, so that their chunks are packed anew.
+    fn give_up(&self, is_hopeless: impl Fn(&Waiting) -> bool) -> Vec<PackId> {
         let _alone = lock(&self.settling);
         let hopeless: Vec<(PackId, PackChunks)> = lock(&self.waiting)
             .iter()
-            .filter(|(_, pack)| !pack.indexed && self.is_hopeless(pack))
+            .filter(|(_, pack)| !pack.indexed && is_hopeless(pack))
             .map(|(id, pack)| (*id, Arc::clone(&pack.chunks)))
             .collect();
+        let packs = hopeless.iter().map(|(pack, _)| *pack).collect();
         for (pack, chunks) in hopeless {
             if let Err(error) = self.spool.complete(&pack) {
-                tracing::warn!("a pack that is refused stays in the spool: {error}");
+                tracing::warn!("a pack that is given up stays in the spool: {error}");
                 continue;
             }
             lock(&self.waiting).remove(&pack);
@@ -353,6 +393,7 @@ impl Outbox {
                 on_the_way.remove(id);
             }
         }
+        packs
     }
 
     fn is_hopeless(&self, pack: &Waiting) -> bool {

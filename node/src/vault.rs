@@ -169,6 +169,23 @@ impl Vault {
         newest.listed.extend(segments);
     }
 
+    /// The local index has packs with numbers below `next_pack`: where a segment is said to cover others, that was another index, which
+    /// is gone. No segment then covers any pack of this one, so that each of them comes into a segment with the next backup.
+    ///
+    /// # Errors
+    /// Where it cannot be remembered.
+    pub fn disown_segments(&self, next_pack: u32) -> Result<(), RecordsError> {
+        let mut newest = self.newest();
+        if newest.listed.iter().all(|segment| segment.end_pack <= next_pack) {
+            return Ok(());
+        }
+        let foreign = |segment: &Listed| Listed { first_pack: 0, end_pack: 0, local: false, ..segment.clone() };
+        let listed: Vec<Listed> = newest.listed.iter().map(foreign).collect();
+        self.records.apply(&[Change::Put(Table::Vault, LISTED.to_vec(), listed.to_wire())])?;
+        newest.listed = listed;
+        Ok(())
+    }
+
     /// Replaces what names snapshots, some of which have moved to pages of their own.
     pub fn set_snapshots(&self, body: HeadBody) {
         let mut newest = self.newest();

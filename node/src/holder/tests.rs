@@ -55,7 +55,7 @@ fn token() -> Token {
 }
 
 /// The state of a node that has joined; its keys follow from a number.
-fn joined(seed: u8) -> (tempfile::TempDir, State) {
+pub(crate) fn joined(seed: u8) -> (tempfile::TempDir, State) {
     let folder = tempfile::tempdir().unwrap();
     let state = State::create(&folder.path().join("state")).unwrap();
     state

@@ -1,13 +1,13 @@
 //! From the outbox to the holders: sending, what holders answer, and trying again.
 
 use super::{Outbox, OutboxError, lock};
-use backmesh_codec::stripe;
+use backmesh_codec::{stripe, tree};
 use backmesh_format::copyset::Copyset;
 use backmesh_format::stripe::Stripe;
 use backmesh_format::{NodeId, PackId, Signed};
 use backmesh_mesh::message::{Refusal, StoreReply, StoreRequest};
 use backmesh_policy::Offence;
-use backmesh_store::{Spool, SpooledShard};
+use backmesh_store::{Spool, SpoolError, SpooledShard};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -287,7 +287,7 @@ impl Outbox {
     pub fn retry(self: &Arc<Self>) {
         self.settle_ripe();
         let mut due: HashMap<NodeId, Vec<(PackId, usize)>> = HashMap::new();
-        for (pack, waiting) in lock(&self.waiting).iter() {
+        for (pack, waiting) in lock(&self.waiting).iter().filter(|(_, waiting)| !waiting.damaged) {
             let Some(set) = self.sets.get(&waiting.place.copyset) else { continue };
             let missing =
                 (0..waiting.acknowledged.len()).filter(|shard| !waiting.acknowledged[*shard] && !waiting.under_way[*shard]);
@@ -328,9 +328,21 @@ impl Outbox {
             _ => return true,
         };
         let (record, copyset) = found;
-        let spool = Arc::clone(&self.spool);
-        let read = tokio::task::spawn_blocking(move || spooled_shard(&spool, &pack, shard)).await;
-        let (Ok(Some(bytes)), Some(set)) = (read, self.sets.get(&copyset)) else {
+        let (spool, of) = (Arc::clone(&self.spool), Arc::clone(&record));
+        let read = tokio::task::spawn_blocking(move || spooled_shard(&spool, &of, shard)).await;
+        let bytes = match read {
+            Ok(Ok(bytes)) => Some(bytes),
+            Ok(Err(Spooled::Damaged)) => {
+                self.note_damaged(&pack);
+                None
+            }
+            Ok(Err(Spooled::Failed(error))) => {
+                tracing::warn!("a shard cannot be sent again: {error}");
+                None
+            }
+            Err(_) => None,
+        };
+        let (Some(bytes), Some(set)) = (bytes, self.sets.get(&copyset)) else {
             self.not_sent(&pack, shard);
             return true;
         };
@@ -347,12 +359,77 @@ impl Outbox {
     }
 }
 
-/// One shard of a pack in the spool, read or made anew from those that are kept.
-fn spooled_shard(spool: &Spool, pack: &PackId, shard: usize) -> Option<Bytes> {
-    let read =
-        spool.shard(pack, shard as u8).inspect_err(|error| tracing::warn!("a shard cannot be sent again: {error}")).ok()?;
-    match read {
-        SpooledShard::Whole(bytes) => Some(bytes.into()),
-        SpooledShard::Coded { data, k } => Some(stripe::shard_of(&data, usize::from(k), shard).ok()?.into()),
+/// Why a shard cannot be had from the spool.
+enum Spooled {
+    /// It is not the one that the pack's record names.
+    Damaged,
+    /// The spool failed.
+    Failed(SpoolError),
+}
+
+/// One shard of a pack in the spool, read or made anew from those that are kept, and compared with its root: a holder would refuse
+/// another, and not be to blame.
+fn spooled_shard(spool: &Spool, record: &Stripe, shard: usize) -> Result<Bytes, Spooled> {
+    let bytes = match spool.shard(&record.pack, shard as u8) {
+        Ok(SpooledShard::Whole(bytes)) => bytes,
+        Ok(SpooledShard::Coded { data, k }) => stripe::shard_of(&data, usize::from(k), shard).map_err(|_| Spooled::Damaged)?,
+        Err(SpoolError::Damaged { .. }) => return Err(Spooled::Damaged),
+        Err(error) => return Err(Spooled::Failed(error)),
+    };
+    let is_sound = record.shard_roots.get(shard) == Some(&tree::root(&bytes));
+    if is_sound { Ok(bytes.into()) } else { Err(Spooled::Damaged) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use backmesh_format::CopysetId;
+    use backmesh_format::index::PackPlace;
+    use backmesh_format::pack::SizeClass;
+    use backmesh_format::stripe::{Purpose, shard_bytes};
+    use backmesh_store::faulty::FaultyDisk;
+    use backmesh_store::{SharedDisk, SpooledPack};
+    use std::path::Path;
+
+    /// A holder would refuse it, and be taken for one that refuses for good.
+    #[test]
+    fn a_shard_that_is_damaged_in_the_spool_is_not_sent() {
+        let disk = FaultyDisk::new();
+        let shared: SharedDisk = Arc::new(disk.clone());
+        let (spool, _) = Spool::open(shared, Path::new("/spool")).unwrap();
+        let (pack, copyset, class) = (PackId([1; 32]), CopysetId([2; 32]), SizeClass::K16);
+        let data: Vec<u8> = (0..class.bytes()).map(|at| (at % 251) as u8).collect();
+        let shards: Vec<Vec<u8>> = (0..4).map(|shard| stripe::shard_of(&data, 2, shard).unwrap()).collect();
+        let record = Stripe {
+            vault: backmesh_format::VaultId([3; 32]),
+            pack,
+            copyset,
+            purpose: Purpose::Data,
+            class,
+            k: 2,
+            founding_n: 4,
+            shard_bytes: shard_bytes(class, 2),
+            pack_root: tree::root(&data),
+            shard_roots: shards.iter().map(|shard| tree::root(shard)).collect(),
+            keys: Vec::new(),
+            generation: 1,
+            seat: 0,
+        };
+        let place = PackPlace { pack, copyset, class };
+        let (record_bytes, chunks, data) = (vec![4; 50], Vec::new(), data.into());
+        let spooled = SpooledPack { place, purpose: Purpose::Data, record: record_bytes, chunks, k: 2, n: 4, data };
+        spool.add(&[spooled]).unwrap();
+        for (shard, bytes) in shards.iter().enumerate() {
+            assert!(spooled_shard(&spool, &record, shard).is_ok_and(|read| read == bytes));
+        }
+        let file = disk.files().into_iter().find(|path| path.extension().is_some_and(|end| end == "pack")).unwrap();
+        let mut bytes = disk.bytes_of(&file).unwrap();
+        let at = bytes.len() - 10;
+        bytes[at] ^= 1;
+        disk.set_bytes_of(&file, bytes);
+        assert!(spooled_shard(&spool, &record, 0).is_ok(), "the other half is as it was");
+        for shard in 1..4 {
+            assert!(matches!(spooled_shard(&spool, &record, shard), Err(Spooled::Damaged)), "shard {shard}");
+        }
     }
 }
