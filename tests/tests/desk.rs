@@ -11,5 +11,5 @@ fn a_machine_at_its_worst_loses_nothing_and_says_what_to_do() {
     let options = Options { kills: 12, seed: 20_261_121, only: None, share: true };
     let counts = run(&options).expect("a workgroup can be had");
     assert!(counts.failed.is_empty(), "{:#?}", counts.failed);
-    assert!(counts.tried.len() > 40, "only {} were tried", counts.tried.len());
+    assert!(counts.tried.len() > 35, "only {} were tried", counts.tried.len());
 }

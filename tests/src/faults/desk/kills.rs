@@ -35,7 +35,8 @@ pub(super) fn run(options: &Options, counts: &mut Counts) -> Result<()> {
     }
     let mut killer = Killer { lab: Lab::open(4, options.seed)?, joined: 0, writer: None, hits: 0, calls: Calls::default() };
     // A run that has ended before its point is tried again with another.
-    for number in 0..options.kills * ATTEMPTS_MAX {
+    let attempts = if options.share { 1 } else { ATTEMPTS_MAX };
+    for number in 0..options.kills * attempts {
         let seed = options.seed + number;
         let kind = kind_of(number);
         let name = name_of(number, seed);

@@ -93,7 +93,7 @@ fn jumps(bench: &mut Bench) -> Result<()> {
     let before = count(bench);
     fs::write(bench.lab.source.join("after the jump"), "new")?;
     must(bench.lab.owner(), &["schedule", "--every", "5m"])?;
-    wait_for("the schedule to go on after the clock went back", LIMIT, || Ok(count(bench) > before))
+    wait_for("the schedule to go on after the clock went back", 4 * LIMIT, || Ok(count(bench) > before))
         .with_context(|| bench.lab.owner().run(&["schedule"]).stdout)?;
     let status = bench.lab.owner().status();
     ensure!(status["backups"]["freshness"] == "fresh", "{status}");

@@ -87,7 +87,7 @@ fn stale_socket(bench: &mut Bench) -> Result<()> {
     started(bench, &[])?;
     bench.lab.owner_mut().kill();
     ensure!(bench.file("control.sock").symlink_metadata().is_ok(), "there is no stale socket to try with");
-    must_say(&bench.lab.owner().run(&["backup"]), 10, &["no agent is running", "backmesh agent"])?;
+    must_say(&bench.lab.owner().run(&["backup"]), 10, &["no agent is running", "start one with"])?;
     ensure!(bench.lab.owner().run(&["status"]).code == Some(10), "status");
     bench.works()?;
     bench.lab.owner_mut().kill();
