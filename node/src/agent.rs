@@ -8,7 +8,7 @@ use crate::serve::Conversations;
 use crate::state::{State, StateError};
 use crate::{nearby, schedule, takeover, upkeep};
 use anyhow::Context;
-use backmesh_control::ExitCode;
+use backmesh_control::{ExitCode, Failure};
 use backmesh_net::{Net, NetConfig, NetEvent, Protocol};
 use backmesh_store::{DbError, RealDisk, Records, RecordsError};
 use std::path::PathBuf;
@@ -198,7 +198,10 @@ impl Socket {
     fn bind(files: &State) -> anyhow::Result<Self> {
         let file = files.socket_file();
         match std::fs::remove_file(&file) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                let failure = Failure::new(ExitCode::Failed, format!("{} cannot be made: {error}", file.display()));
+                return Err(failure.with_hint("remove what lies there: it is no socket, and nothing of the state").into());
+            }
             _ => {}
         }
         let path = files.socket_path()?;
