@@ -1,6 +1,6 @@
-//! A share of what `faults disk` runs at full size.
+//! A share of what `faults disk` and `faults syncs` run at full size.
 
-use backmesh_tests::faults::disk::{Options, run};
+use backmesh_tests::faults::disk::{Options, leave_out_syncs, run};
 
 #[test]
 fn nothing_that_was_promised_is_lost_whatever_disks_do() {
@@ -9,4 +9,38 @@ fn nothing_that_was_promised_is_lost_whatever_disks_do() {
     assert_eq!(report.cases, 5000);
     let happened: u64 = report.happened.values().sum();
     assert!(happened > 4000, "faults happened in {happened} cases only");
+}
+
+/// The places of which a forgotten sync must be noticed, with what it makes durable.
+const NEEDED: &[(bool, &str)] = &[
+    (true, "run: file /state/index/chunks.redb"),
+    (true, "run: file /state/index/journal.log"),
+    (true, "run: file /state/index/journal.log.unfinished"),
+    (true, "run: file /state/records.redb/records.redb"),
+    (true, "run: file /state/spool/*.pack.unfinished"),
+    (true, "run: folder /state/index"),
+    (true, "run: folder /state/spool"),
+    (true, "start: folder /state"),
+    (true, "start: folder /state/index"),
+    (true, "start: folder /state/records.redb"),
+    (false, "run: file /state/records.redb/records.redb"),
+    (false, "run: file /state/shelf/shards/*/*/*.unfinished"),
+    (false, "run: folder /state/shelf/shards"),
+    (false, "run: folder /state/shelf/shards/*"),
+    (false, "run: folder /state/shelf/shards/*/*"),
+    (false, "start: folder /state"),
+    (false, "start: folder /state/records.redb"),
+    (false, "start: folder /state/shelf"),
+];
+
+#[test]
+fn a_sync_that_is_left_out_is_noticed() {
+    let found = leave_out_syncs(1, &|is_owner, name| NEEDED.contains(&(is_owner, name)), 120).unwrap();
+    let unnoticed: Vec<_> = found.iter().filter(|(_, noticed)| noticed.is_none()).map(|(site, _)| site).collect();
+    assert!(unnoticed.is_empty(), "{unnoticed:#?}");
+    let missing = NEEDED
+        .iter()
+        .filter(|(is_owner, name)| !found.iter().any(|(site, _)| (site.is_owner, &*site.name) == (*is_owner, *name)));
+    let missing: Vec<_> = missing.collect();
+    assert!(missing.is_empty(), "nothing is synced there any more: {missing:#?}");
 }

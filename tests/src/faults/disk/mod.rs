@@ -217,16 +217,19 @@ pub struct Site {
     pub name: String,
 }
 
-/// Leaves out the syncs of each place in turn, with power cuts at calls all over the story, and says what was noticed in the first case
+/// Leaves out the syncs of each place that is wanted in turn, with power cuts at calls all over the story, and says what was noticed in the first case
 /// in which something was; nothing where all of `tries` cases went well.
 ///
 /// # Errors
 /// Where not even a run without faults works.
-pub fn leave_out_syncs(seed: u64, tries: u64) -> anyhow::Result<Vec<(Site, Option<String>)>> {
-    with_quiet_panics(|| leave_out(seed, tries))
+pub fn leave_out_syncs(seed: u64, wanted: Wanted<'_>, tries: u64) -> anyhow::Result<Vec<(Site, Option<String>)>> {
+    with_quiet_panics(|| leave_out(seed, wanted, tries))
 }
 
-fn leave_out(seed: u64, tries: u64) -> anyhow::Result<Vec<(Site, Option<String>)>> {
+/// Says whether a place is looked at: whether it is in the owner's program, and its name.
+pub type Wanted<'a> = &'a dyn Fn(bool, &str) -> bool;
+
+fn leave_out(seed: u64, wanted: Wanted<'_>, tries: u64) -> anyhow::Result<Vec<(Site, Option<String>)>> {
     let worlds = Worlds::new(seed)?;
     let mut found = Vec::new();
     for victim in [Victim::Owner, Victim::Holder] {
@@ -237,7 +240,7 @@ fn leave_out(seed: u64, tries: u64) -> anyhow::Result<Vec<(Site, Option<String>)
             let told = attempt(&worlds, &plan(from_empty, mix(seed, tries)), &whole, None).map_err(anyhow::Error::msg)?;
             sites.extend(told.sites.into_iter().map(|(site, _)| (site, told.calls)));
         }
-        for (name, calls) in sites {
+        for (name, calls) in sites.into_iter().filter(|(name, _)| wanted(victim == Victim::Owner, name)) {
             let noticed = (0..tries).find_map(|number| {
                 let seed = mix(seed, number);
                 let trouble = Trouble::Call(seed % calls, Fault::Stop);
