@@ -555,14 +555,13 @@ fn what_an_agent_says_reaches_people_and_scripts() {
 #[test]
 fn a_command_line_that_makes_no_sense() {
     let home = Home::new();
-    let commands: [&[&str]; 9] = [
+    let commands: [&[&str]; 8] = [
         &[],
         &["frobnicate"],
         &["restore", "latest"],
         &["ls", "abc"],
         &["restore", "0123456", "--to", "x"],
         &["recover", "--seed", "127.0.0.1", "--list"],
-        &["recover", "--phrase-file", "f", "--to", "x"],
         &["recover", "--phrase-file", "f", "--seed", "127.0.0.1", "--as-of", "yesterday", "--to", "x"],
         &["demo", ".", "--nodes", "1"],
     ];

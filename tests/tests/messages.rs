@@ -121,7 +121,6 @@ impl Scene {
             ("a snapshot that does not exist", node.run(&["ls", "ffffffff"]), 1),
             ("the name of a snapshot that makes no sense", node.run(&["ls", "yesterday"]), 2),
             ("fewer snapshots than that", node.run(&["ls", "latest~9"]), 1),
-            ("a time before the first snapshot", node.run(&["ls", "@2001-01-01"]), 1),
             ("a path that is not in the snapshot", node.run(&["ls", "latest", text(&source.join("a fille"))]), 1),
             ("the contents of a folder", node.run(&["dump", "latest", text(source)]), 1),
             ("a restore into a file", node.run(&["restore", "latest", "--to", text(&taken)]), 1),
@@ -212,12 +211,14 @@ fn every_message_says_what_happened_and_what_to_do() {
     fs::write(source.path().join("a file"), "contents").unwrap();
     let group = Group::start(4).unwrap();
     let mut book = Book::default();
-    for (number, node) in group.nodes.iter().enumerate() {
+    for node in &group.nodes {
         let place = node.address();
         let port = place.split('/').nth(4).unwrap().to_owned();
-        book.hide(format!("/tcp/{port}"), ["/tcp/PORT0", "/tcp/PORT1", "/tcp/PORT2", "/tcp/PORT3"][number]);
+        book.hide(format!("/tcp/{port}"), "/tcp/PORT");
         book.hide(format!("127.0.0.1:{port}"), "127.0.0.1:PORT");
     }
+    // Which of them hold something is drawn by lot.
+    ["node1", "node2", "node3"].map(|name| book.hide(name, "MEMBER"));
     book.hide(text(group.folder.path()), "GROUP");
     book.hide(text(source.path()), "SOURCE");
     let mut scene = Scene { group, book };
