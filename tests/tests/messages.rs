@@ -218,7 +218,7 @@ fn every_message_says_what_happened_and_what_to_do() {
         book.hide(format!("127.0.0.1:{port}"), "127.0.0.1:PORT");
     }
     // Which of them hold something is drawn by lot.
-    ["node1", "node2", "node3"].map(|name| book.hide(name, "MEMBER"));
+    (1..4).for_each(|number| book.hide(format!("node{number}"), "MEMBER"));
     book.hide(text(group.folder.path()), "GROUP");
     book.hide(text(source.path()), "SOURCE");
     let mut scene = Scene { group, book };
