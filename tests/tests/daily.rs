@@ -120,7 +120,7 @@ fn names_of_snapshots(scene: &Scene) {
 
     let message =
         |name: &str, code| last(&owner.run(&["--json", "ls", name]).expect(code))["message"].as_str().unwrap().to_owned();
-    assert!(message("latest~3", 1).contains("only 2 snapshots before"));
+    assert!(message("latest~3", 1).contains("there are 2"));
     assert!(message("@2001-01-01", 1).contains("no snapshot was begun by 2001-01-0"));
     assert!(message("deadbeef", 1).contains("no snapshot begins with deadbeef"));
     assert!(message("yesterday", 2).contains("latest, at least"));
