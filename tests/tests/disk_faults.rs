@@ -1,6 +1,8 @@
-//! A share of what `faults disk` and `faults syncs` run at full size.
+//! A share of what `faults disk`, `faults syncs` and `faults strace` run at full size.
 
+use backmesh_tests::disk::root_and_tools_or_skip;
 use backmesh_tests::faults::disk::{Options, leave_out_syncs, run};
+use backmesh_tests::faults::strace;
 
 #[test]
 fn nothing_that_was_promised_is_lost_whatever_disks_do() {
@@ -43,4 +45,14 @@ fn a_sync_that_is_left_out_is_noticed() {
         .filter(|(is_owner, name)| !found.iter().any(|(site, _)| (site.is_owner, &*site.name) == (*is_owner, *name)));
     let missing: Vec<_> = missing.collect();
     assert!(missing.is_empty(), "nothing is synced there any more: {missing:#?}");
+}
+
+#[test]
+fn the_real_agent_stands_calls_that_fail_or_are_its_last() {
+    if !root_and_tools_or_skip("the_real_agent_stands_calls_that_fail_or_are_its_last", &["strace"]) {
+        return;
+    }
+    let report = strace::run(&strace::Options { seed: 1, cases: 3, only: None }, |case, told| eprintln!("case {case}: {told}"));
+    let report = report.unwrap();
+    assert!(report.failures.is_empty(), "{:#?}", report.failures);
 }
