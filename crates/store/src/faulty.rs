@@ -2,8 +2,8 @@
 //!
 //! It is meaner than disks are, within what file systems allow: a write that fails has written its first half; the failed sync of
 //! a file drops what it should have synced while it goes on showing it, and the next one succeeds without it; after a power cut each
-//! sector of every unsynced write is there, torn, or gone, each by itself ([`contents`]); of the names of a folder any are there that
-//! a file system may leave ([`names`]). Beyond what is allowed, it can lie: lose a write that it confirmed, put it in the place of
+//! sector of every unsynced write is there, torn, or gone, each by itself (`contents`); of the names of a folder any are there that
+//! a file system may leave (`names`). Beyond what is allowed, it can lie: lose a write that it confirmed, put it in the place of
 //! another, flip a bit.
 
 mod contents;
