@@ -43,9 +43,11 @@ fn what_a_killed_restore_left_goes_with_the_next_and_what_is_being_written_stays
     let saved = save(std::slice::from_ref(&root));
     let there = below(out.path(), &root).join("inside");
     fs::create_dir_all(&there).unwrap();
-    fs::write(there.join(".backmesh-restoring-4000000-1"), "half of").unwrap();
-    symlink("file", there.join(".backmesh-restoring-4000000-2")).unwrap();
-    let used = fs::File::create(there.join(".backmesh-restoring-4000001-7")).unwrap();
+    fs::write(there.join(".backmesh-restoring-4000000-1-9d196565"), "half of").unwrap();
+    symlink("file", there.join(".backmesh-restoring-4000000-2-61c17b1f")).unwrap();
+    // A person's own file that is called nearly so stays.
+    fs::write(there.join(".backmesh-restoring-1-0"), "mine").unwrap();
+    let used = fs::File::create(there.join(".backmesh-restoring-4000001-7-2cf728c9")).unwrap();
     used.lock().unwrap();
 
     assert_clean(&restore(&saved, out.path(), &RestoreOptions::default()));
@@ -54,10 +56,10 @@ fn what_a_killed_restore_left_goes_with_the_next_and_what_is_being_written_stays
         names.sort();
         names
     };
-    assert_eq!(names(&there), [".backmesh-restoring-4000001-7", "file"]);
+    assert_eq!(names(&there), [".backmesh-restoring-1-0", ".backmesh-restoring-4000001-7-2cf728c9", "file"]);
     drop(used);
     assert_clean(&restore(&saved, out.path(), &RestoreOptions::default()));
-    assert_eq!(names(&there), ["file"]);
+    assert_eq!(names(&there), [".backmesh-restoring-1-0", "file"]);
 }
 
 #[test]

@@ -11,7 +11,8 @@ use super::place::Place;
 use super::{RestoreError, Shared};
 use crate::os::{self, Handle};
 
-/// What temporary names start with; what a killed restore leaves behind can be found by it.
+/// What temporary names start with. A process, a number and a mark of both follow, so that a file of a person that is called nearly so is not
+/// taken for what a killed restore left behind.
 const TEMPORARY: &str = ".backmesh-restoring-";
 /// Names tried before giving up.
 const NAMES_MAX: usize = 1000;
@@ -149,11 +150,26 @@ impl Shared {
     /// Removes what restores that were killed left in a folder under temporary names; what another restore is writing stays.
     pub(super) fn sweep(&self, folder: &Handle) {
         let Ok(Some(names)) = os::list_names(folder, &mut Vec::new()) else { return };
-        let left = (0..).map_while(|at| names.name(at)).filter(|name| name.starts_with(TEMPORARY.as_bytes()));
+        let left = (0..).map_while(|at| names.name(at)).filter(|name| is_temporary(name));
         for name in left.filter(|name| os::is_abandoned(folder, name)) {
             let _ = os::remove_file(folder, name);
         }
     }
+}
+
+fn temporary_name(process: u32, number: u64) -> String {
+    // The last step of SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, OOPSLA 2014).
+    let mut mark = ((u64::from(process) << 32) ^ number).wrapping_add(0x9e37_79b9_7f4a_7c15);
+    mark = (mark ^ (mark >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mark = (mark ^ (mark >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    format!("{TEMPORARY}{process}-{number}-{:08x}", (mark ^ (mark >> 31)) & 0xffff_ffff)
+}
+
+fn is_temporary(name: &[u8]) -> bool {
+    let numbers =
+        std::str::from_utf8(name).ok().and_then(|name| name.strip_prefix(TEMPORARY)?.rsplit_once('-')?.0.split_once('-'));
+    let name_of = |(process, number): (&str, &str)| Some(temporary_name(process.parse().ok()?, number.parse().ok()?));
+    numbers.and_then(name_of).is_some_and(|made| made.as_bytes() == name)
 }
 
 /// Calls `make` with names that no one else uses until one is free.
@@ -161,7 +177,7 @@ pub(super) fn with_temporary_name<T>(mut make: impl FnMut(&[u8]) -> io::Result<T
     let mut tries = 0;
     loop {
         let number = NEXT_NAME.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{TEMPORARY}{}-{number}", std::process::id()).into_bytes();
+        let name = temporary_name(std::process::id(), number).into_bytes();
         tries += 1;
         match make(&name) {
             Ok(made) => return Ok((name, made)),
