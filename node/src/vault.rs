@@ -343,7 +343,6 @@ fn secrets(state: &State) -> Result<Vec<Zeroizing<[u8; 32]>>, StateError> {
 mod tests {
     use super::*;
     use backmesh_format::keys::VaultSecret;
-    use backmesh_format::vault::System;
     use backmesh_format::wire::Bytes;
     use backmesh_format::{MachineId, NodeId};
     use backmesh_store::RealDisk;
@@ -364,21 +363,7 @@ mod tests {
             machine: MachineId([6; 32]),
             written_at: 7,
         };
-        let snapshot = |number: u64| Snapshot {
-            started_at: number,
-            finished_at: number,
-            seat: 0,
-            host: "desk".to_owned(),
-            system: System::Unix,
-            roots: vec![Bytes(b"/home/ada".to_vec())],
-            catalogue: None,
-            files: 0,
-            entries: 0,
-            bytes: 0,
-            bytes_added: 0,
-            problems: 0,
-            tags: Vec::new(),
-        };
+        let snapshot = |number| Snapshot { roots: vec![Bytes(b"/home/ada".to_vec())], ..Snapshot::empty(number) };
         let open = HeadBody { snapshots: (0..100).map(snapshot).collect(), ..HeadBody::default() };
         records.apply(&[Change::Put(Table::Vault, BODY.to_vec(), to_envelope(&open))]).unwrap();
         seal_what_is_open(&records, &writer).unwrap();

@@ -166,7 +166,7 @@ fn damage_is_told_and_nothing_after_it_is_trusted() {
     let walked = || looks(&all).into_iter().chain([(key_of(b"zoo", b"new"), stat(1))]);
     let (truth, _) = read(&disk, walked());
     assert_eq!(truth, all);
-    for at in (6..100).chain((100..whole.len()).step_by(499)) {
+    let try_damage = |at: usize, walked: &dyn Fn() -> Vec<(Vec<u8>, StatKey)>| {
         for cut in [false, true] {
             let mut damaged = whole.clone();
             if cut {
@@ -179,23 +179,17 @@ fn damage_is_told_and_nothing_after_it_is_trusted() {
             assert!(problem.is_some(), "byte {at}");
             assert!(found.iter().all(|(key, seen)| truth.get(key) == Some(seen)), "byte {at}");
         }
+    };
+    for at in (6..100).chain((100..whole.len()).step_by(499)) {
+        try_damage(at, &|| walked().collect());
     }
     // Changed files are looked for further ahead, past the damage, and the walk goes on where it was.
-    let changed =
-        || looks(&all).into_iter().enumerate().map(|(n, (key, seen))| (key, if n % 20 == 3 { stat(1 << 40) } else { seen }));
+    let changed = || {
+        let seen = looks(&all).into_iter().enumerate();
+        seen.map(|(n, (key, seen))| (key, if n % 20 == 3 { stat(1 << 40) } else { seen })).collect()
+    };
     for at in (100..whole.len()).step_by(1999) {
-        for cut in [false, true] {
-            let mut damaged = whole.clone();
-            if cut {
-                damaged.truncate(at);
-            } else {
-                damaged[at] ^= 0x20;
-            }
-            disk.set_bytes_of(&path, damaged);
-            let (found, problem) = read(&disk, changed());
-            assert!(problem.is_some(), "byte {at}");
-            assert!(found.iter().all(|(key, seen)| truth.get(key) == Some(seen)), "byte {at}");
-        }
+        try_damage(at, &changed);
     }
     disk.set_bytes_of(&path, whole);
     assert!(matches!(cache(&disk).reader(&[8; 16]).problem(), Some(StatCacheProblem::OtherEpoch { .. })));
