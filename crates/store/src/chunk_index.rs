@@ -189,6 +189,9 @@ impl ChunkIndex {
     /// The disk's.
     pub fn discard(disk: &SharedDisk, dir: &Path) -> Result<(), ChunkIndexError> {
         for name in [DATABASE, JOURNAL] {
+            durable::forget_unconfirmed(disk.as_ref(), &dir.join(name)).map_err(DbError::from)?;
+        }
+        for name in [DATABASE, JOURNAL] {
             durable::remove(disk.as_ref(), &dir.join(name)).map_err(DbError::from)?;
         }
         Ok(durable::sync_parent(disk.as_ref(), &dir.join(JOURNAL)).map_err(DbError::from)?)

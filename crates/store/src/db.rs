@@ -1,16 +1,17 @@
 //! redb on a [`Disk`], with its ways to fail sorted into few: full, damaged, unconfirmed.
 //!
 //! redb gives a database up after any failed call. A write that found no space is harmless, its transaction is simply not there:
-//! the database is opened again at the next call. After a failed sync it is not.
+//! the database is opened again at the next call. After a failed sync it is not, except where that found no space: then what the file
+//! shows is first written anew, once there is some.
 
-use crate::disk::{DiskError, DiskFile, SharedDisk};
+use crate::disk::{DiskError, DiskFile, SharedDisk, is_full};
 use crate::durable;
 use redb::backends::InMemoryBackend;
 use redb::{Builder, Database, ReadTransaction, ReadableDatabase, StorageBackend, WriteTransaction};
 use std::io::{self, ErrorKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use thiserror::Error;
 
@@ -41,6 +42,39 @@ pub(crate) enum Syncing {
     Never,
 }
 
+/// What became of the last sync of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Synced {
+    Well,
+    /// There was no space. What is shown need not be on the disk, and is to be written anew.
+    Full,
+    /// Nothing is known of the file any more.
+    Failed,
+}
+
+/// What became of the last sync, for all that have to do with the file.
+#[derive(Debug, Default)]
+struct LastSync(AtomicU8);
+
+impl LastSync {
+    fn get(&self) -> Synced {
+        match self.0.load(Ordering::Acquire) {
+            0 => Synced::Well,
+            1 => Synced::Full,
+            _ => Synced::Failed,
+        }
+    }
+
+    fn set(&self, synced: Synced) {
+        self.0.store(synced as u8, Ordering::Release);
+    }
+
+    fn fail(&self, error: &io::Error) {
+        self.set(if is_full(error) { Synced::Full } else { Synced::Failed });
+    }
+}
+
 /// A database.
 #[derive(Debug)]
 pub(crate) struct Db {
@@ -49,15 +83,15 @@ pub(crate) struct Db {
     cache_bytes: usize,
     syncing: Syncing,
     database: RwLock<Option<Database>>,
-    sync_failed: Arc<AtomicBool>,
+    last_sync: Arc<LastSync>,
 }
 
 impl Db {
     /// Opens a database, or makes an empty one.
     pub(crate) fn open(disk: SharedDisk, path: PathBuf, cache_bytes: usize, syncing: Syncing) -> Result<Self, DbError> {
-        let db = Self { disk, path, cache_bytes, syncing, database: RwLock::default(), sync_failed: Arc::default() };
+        let db = Self { disk, path, cache_bytes, syncing, database: RwLock::default(), last_sync: Arc::default() };
         db.create_if_missing()?;
-        if syncing == Syncing::Commits && durable::is_unconfirmed(db.disk.as_ref(), &db.path) {
+        if syncing == Syncing::Commits && durable::is_unconfirmed(db.disk.as_ref(), &db.path)? {
             db.write_anew()?;
         }
         db.ensure_open()?;
@@ -67,7 +101,7 @@ impl Db {
     /// A database that nothing outlives, for when the disk has no room for it; `path` is what errors name.
     pub(crate) fn in_memory(disk: SharedDisk, path: PathBuf, cache_bytes: usize) -> Result<Self, DbError> {
         let db =
-            Self { disk, path, cache_bytes, syncing: Syncing::Never, database: RwLock::default(), sync_failed: Arc::default() };
+            Self { disk, path, cache_bytes, syncing: Syncing::Never, database: RwLock::default(), last_sync: Arc::default() };
         let database = db.guarded(|| Ok(db.builder().create_with_backend(InMemoryBackend::new())?))?;
         *db.database.write().unwrap_or_else(PoisonError::into_inner) = Some(database);
         Ok(db)
@@ -118,15 +152,26 @@ impl Db {
     /// Closes the file, synced. Whatever is asked later opens it again.
     pub(crate) fn close(&self) -> Result<(), DbError> {
         self.give_up()?;
-        if self.sync_failed.load(Ordering::Acquire) {
-            return Err(DiskError::poisoned(&self.path).into());
+        if let Some(error) = self.trouble() {
+            return Err(error.into());
         }
         let file = self.disk.open_for_writing(&self.path).map_err(DiskError::io("open", &self.path))?;
-        let synced = file.sync().inspect_err(|_| {
-            self.sync_failed.store(true, Ordering::Release);
-            durable::mark_unconfirmed(self.disk.as_ref(), &self.path);
+        let synced = file.sync().inspect_err(|error| {
+            self.last_sync.fail(error);
+            if self.syncing == Syncing::Commits {
+                durable::mark_unconfirmed(self.disk.as_ref(), &self.path);
+            }
         });
-        Ok(synced.map_err(DiskError::sync(&self.path))?)
+        synced.map_err(|error| self.sorted(redb::Error::Io(error)))
+    }
+
+    /// What is said of all that is asked of a file after its sync has failed.
+    fn trouble(&self) -> Option<DiskError> {
+        match self.last_sync.get() {
+            Synced::Well => None,
+            Synced::Full => Some(DiskError::full(&self.path)),
+            Synced::Failed => Some(DiskError::poisoned(&self.path)),
+        }
     }
 
     fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, DbError> {
@@ -161,13 +206,24 @@ impl Db {
             return Ok(());
         }
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
-        if self.sync_failed.load(Ordering::Acquire) {
-            return Err(DiskError::poisoned(&self.path).into());
-        }
         if database.is_none() {
+            match self.last_sync.get() {
+                Synced::Well => {}
+                Synced::Full => self.write_anew_if_room()?,
+                Synced::Failed => return Err(DiskError::poisoned(&self.path).into()),
+            }
             *database = Some(self.database_of(&self.path)?);
         }
         Ok(())
+    }
+
+    /// There was no space for a sync; perhaps there is now.
+    fn write_anew_if_room(&self) -> Result<(), DbError> {
+        self.last_sync.set(Synced::Well);
+        self.write_anew().inspect_err(|error| {
+            let failed = matches!(error, DbError::Disk(DiskError::Unconfirmed { .. }));
+            self.last_sync.set(if failed { Synced::Failed } else { Synced::Full });
+        })
     }
 
     /// redb finds most damage and says so; what it does not expect at all makes it panic.
@@ -199,6 +255,14 @@ impl Db {
     /// once it was found to agree with its checksums. Where it does not, the disk may have a state that does: only a start of the
     /// machine shows it.
     fn write_anew(&self) -> Result<(), DbError> {
+        let copied = self.copy();
+        if copied.is_err() {
+            let _ = self.disk.remove_file(&durable::unfinished(&self.path));
+        }
+        copied
+    }
+
+    fn copy(&self) -> Result<(), DbError> {
         durable::copy(self.disk.as_ref(), &self.path)?;
         let temporary = durable::unfinished(&self.path);
         let is_sound = self.database_of(&temporary).and_then(|mut database| {
@@ -218,8 +282,10 @@ impl Db {
 
     fn database_of(&self, path: &Path) -> Result<Database, DbError> {
         let file = self.disk.open_for_writing(path).map_err(DiskError::io("open", path))?;
-        let (disk, path, syncing) = (self.disk.clone(), path.to_path_buf(), self.syncing);
-        let backend = Backend { file, disk, path, syncing, sync_failed: Arc::clone(&self.sync_failed) };
+        // What has no name yet is made anew at the next start, whatever became of it.
+        let marked = (path == self.path).then(|| self.path.clone());
+        let (disk, syncing, last_sync) = (self.disk.clone(), self.syncing, Arc::clone(&self.last_sync));
+        let backend = Backend { file, disk, marked, syncing, last_sync };
         self.guarded(|| Ok(self.builder().create_with_backend(backend)?))
     }
 
@@ -231,8 +297,9 @@ impl Db {
 
     fn sorted(&self, error: redb::Error) -> DbError {
         match error {
-            redb::Error::PreviousIo => DiskError::poisoned(&self.path).into(),
-            redb::Error::Io(source) if self.sync_failed.load(Ordering::Acquire) => DiskError::sync(&self.path)(source).into(),
+            redb::Error::PreviousIo => self.trouble().unwrap_or_else(|| DiskError::poisoned(&self.path)).into(),
+            redb::Error::Io(source) if self.last_sync.get() == Synced::Failed => DiskError::sync(&self.path)(source).into(),
+            redb::Error::Io(_) if self.last_sync.get() == Synced::Full => DiskError::full(&self.path).into(),
             redb::Error::Io(source) if !is_misread(&source) => DiskError::io("use", &self.path)(source).into(),
             other => self.damaged(&other.to_string()),
         }
@@ -258,9 +325,10 @@ fn is_misread(error: &io::Error) -> bool {
 struct Backend {
     file: Box<dyn DiskFile>,
     disk: SharedDisk,
-    path: PathBuf,
+    /// What is marked where a sync fails.
+    marked: Option<PathBuf>,
     syncing: Syncing,
-    sync_failed: Arc<AtomicBool>,
+    last_sync: Arc<LastSync>,
 }
 
 impl StorageBackend for Backend {
@@ -280,12 +348,12 @@ impl StorageBackend for Backend {
         if self.syncing != Syncing::Commits {
             return Ok(());
         }
-        if self.sync_failed.load(Ordering::Acquire) {
+        if self.last_sync.get() != Synced::Well {
             return Err(io::Error::other("an earlier sync failed"));
         }
-        self.file.sync().inspect_err(|_| {
-            self.sync_failed.store(true, Ordering::Release);
-            durable::mark_unconfirmed(self.disk.as_ref(), &self.path);
+        self.file.sync().inspect_err(|error| {
+            self.last_sync.fail(error);
+            self.marked.iter().for_each(|path| durable::mark_unconfirmed(self.disk.as_ref(), path));
         })
     }
 

@@ -41,6 +41,9 @@ pub trait Disk: Debug + Send + Sync {
     /// Takes the lock that the file `path` stands for, and holds it until the answer is dropped or the process ends, however it
     /// ends. `None` where another process or another holder in this process has it.
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Held>>>;
+    /// Which start of the machine this is: with the next one the system forgets what it shows and could not write. `None` where it
+    /// does not say.
+    fn boot(&self) -> Option<String>;
     /// Syncs many files; a disk may do it side by side. On an error it is not known which of them are durable.
     fn sync_files(&self, files: &[&dyn DiskFile]) -> io::Result<()> {
         files.iter().try_for_each(|file| file.sync())
@@ -121,6 +124,17 @@ impl DiskError {
     pub(crate) fn sync(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Unconfirmed { path, source }
+    }
+
+    /// For `map_err`: a call that syncs files that have no name yet and, where it fails, get none. That there was no space after all
+    /// costs nothing but these.
+    pub(crate) fn sync_unnamed(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |source| if is_full(&source) { Self::Full { path } } else { Self::Unconfirmed { path, source } }
+    }
+
+    pub(crate) fn full(path: &Path) -> Self {
+        Self::Full { path: path.to_path_buf() }
     }
 
     pub(crate) fn poisoned(path: &Path) -> Self {

@@ -73,6 +73,8 @@ struct State {
     free_bytes: Option<u64>,
     /// Files that were opened before the last restart are no longer open.
     starts: u64,
+    /// How often the power was cut.
+    boots: u64,
     sites: sites::Sites,
 }
 
@@ -196,6 +198,7 @@ impl FaultyDisk {
         let mut state = self.state();
         state.restart();
         state.read_only = false;
+        state.boots += 1;
         state.space.cut_power(&mut random);
         state.files.iter_mut().for_each(|file| file.cut_power(&mut random));
     }
@@ -452,6 +455,10 @@ impl Disk for FaultyDisk {
         let mut state = self.state();
         state.call(Kind::Plain, "measure", dir)?;
         Ok(state.free_bytes.unwrap_or(1 << 40))
+    }
+
+    fn boot(&self) -> Option<String> {
+        Some(format!("start {}", self.state().boots))
     }
 
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Held>>> {

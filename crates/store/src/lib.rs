@@ -15,7 +15,7 @@
 mod chunk_index;
 mod db;
 mod disk;
-mod durable;
+pub mod durable;
 #[cfg(any(test, feature = "faulty"))]
 pub mod faulty;
 mod log;
@@ -29,7 +29,6 @@ mod stat_cache;
 pub use chunk_index::{ChunkIndex, ChunkIndexError, ChunkIndexOptions, Epoch, IndexRow, KnownChunk, KnownPack, NewPack, Rows};
 pub use db::DbError;
 pub use disk::{Disk, DiskError, DiskFile, Held, Listed, SharedDisk};
-pub use durable::lock_state;
 pub use log::LogError;
 pub use real::RealDisk;
 pub use records::{Change, Pair, Records, RecordsError, Table};

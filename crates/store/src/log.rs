@@ -10,8 +10,9 @@
 //! earlier file left on the disk is never taken for one of this. A frame is one `append`. What a power cut tore lies at the end
 //! and is cut off when the file is opened.
 
-use crate::disk::{DiskError, DiskFile, SharedDisk};
+use crate::disk::{Disk, DiskError, DiskFile, SharedDisk};
 use crate::durable;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
@@ -78,11 +79,7 @@ impl Log {
         mut each: impl FnMut(u64, &[u8]) -> Result<(), E>,
     ) -> Result<Self, E> {
         durable::remove(disk.as_ref(), &durable::unfinished(&path)).map_err(LogError::from)?;
-        if durable::is_unconfirmed(disk.as_ref(), &path) {
-            durable::copy(disk.as_ref(), &path)
-                .and_then(|copy| durable::confirm(disk.as_ref(), copy.as_ref(), &path))
-                .map_err(LogError::from)?;
-        }
+        confirm(disk.as_ref(), &path).map_err(LogError::from)?;
         let bytes = match durable::read(disk.as_ref(), &path).map_err(LogError::from)? {
             Some(bytes) => bytes,
             None => {
@@ -185,6 +182,17 @@ impl Log {
     /// Nothing is written after a failed sync.
     pub(crate) fn refuse_if_poisoned(&self) -> Result<(), LogError> {
         if self.poisoned { Err(DiskError::poisoned(&self.path).into()) } else { Ok(()) }
+    }
+}
+
+/// Writes anew what a log shows that a sync has failed for.
+fn confirm(disk: &dyn Disk, path: &Path) -> Result<(), DiskError> {
+    if !durable::is_unconfirmed(disk, path)? {
+        return Ok(());
+    }
+    match disk.open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => durable::forget_unconfirmed(disk, path),
+        _ => durable::confirm(disk, durable::copy(disk, path)?.as_ref(), path),
     }
 }
 

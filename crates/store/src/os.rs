@@ -39,6 +39,12 @@ mod unix {
         File::open(dir)?.sync_all()
     }
 
+    /// What the system calls this start of the machine. Elsewhere than on Linux it does not say.
+    pub(crate) fn boot() -> Option<String> {
+        let told = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        Some(told.trim().to_owned()).filter(|boot| !boot.is_empty())
+    }
+
     /// What an ordinary user may still write, in bytes.
     pub(crate) fn free_bytes(dir: &Path) -> io::Result<u64> {
         let stat = rustix::fs::statvfs(dir)?;

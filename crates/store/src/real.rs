@@ -83,6 +83,10 @@ impl Disk for RealDisk {
         }
     }
 
+    fn boot(&self) -> Option<String> {
+        os::boot()
+    }
+
     fn sync_files(&self, files: &[&dyn DiskFile]) -> io::Result<()> {
         let workers = files.len().min(SYNCS_AT_ONCE_MAX);
         if workers < 2 {

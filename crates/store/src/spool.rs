@@ -241,6 +241,7 @@ impl Spool {
     /// The disk's.
     pub fn forget_acknowledged(disk: &SharedDisk, dir: &Path) -> Result<(), SpoolError> {
         let log = dir.join(LOG);
+        durable::forget_unconfirmed(disk.as_ref(), &log)?;
         durable::remove(disk.as_ref(), &log)?;
         Ok(durable::sync_parent(disk.as_ref(), &log)?)
     }
@@ -433,7 +434,7 @@ impl Spool {
             files.push(written.map_err(DiskError::io("write", path))?);
         }
         let files: Vec<&dyn DiskFile> = files.iter().map(AsRef::as_ref).collect();
-        self.disk.sync_files(&files).map_err(DiskError::sync(&self.dir))?;
+        self.disk.sync_files(&files).map_err(DiskError::sync_unnamed(&self.dir))?;
         for (pack, (path, _)) in packs.iter().zip(places) {
             self.disk.rename(path, &self.path(&pack.place.pack)).map_err(DiskError::io("rename", path))?;
         }

@@ -2,7 +2,7 @@
 
 use super::index::{self, Sets, Spot, Step};
 use super::{Shelf, ShelfEntry, ShelfError, ShelfKey, ShelfShard, file};
-use crate::disk::{DiskError, DiskFile, is_full};
+use crate::disk::{DiskError, DiskFile};
 use crate::durable;
 use backmesh_format::limits;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -183,12 +183,7 @@ fn write_all(shelf: &Shelf, writer: &mut Writer, plan: &[Planned<'_>]) -> Result
     for part in plan.chunks(OPEN_FILES_MAX) {
         let files = part.iter().map(|planned| write_one(shelf, planned)).collect::<Result<Vec<_>, _>>()?;
         let files: Vec<&dyn DiskFile> = files.iter().map(AsRef::as_ref).collect();
-        let synced = disk.sync_files(&files).map_err(|error| {
-            // None of the files has its name yet and none will: that there was no space after all costs nothing but this batch.
-            let path = &shelf.dir;
-            if is_full(&error) { DiskError::io("write", path)(error) } else { DiskError::sync(path)(error) }
-        });
-        writer.poison(synced)?;
+        writer.poison(disk.sync_files(&files).map_err(DiskError::sync_unnamed(&shelf.dir)))?;
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 use super::{at_every_call, chunk, dir, ends_the_run, frame_place, id, pack, place, shared};
-use crate::faulty::FaultyDisk;
-use crate::{Spool, SpoolError, SpooledPack, SpooledShard};
+use crate::faulty::{Fault, FaultyDisk};
+use crate::{DiskError, Spool, SpoolError, SpooledPack, SpooledShard};
 use backmesh_format::stripe::Purpose;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -226,7 +226,7 @@ fn a_file_rests_until_its_name_is_durably_gone() {
         spool.complete(&pack(1)).unwrap();
         // Nothing new: the folder need not be synced for it.
         spool.add(&[spooled(2)]).unwrap();
-        disk.fail_at(disk.calls() + 3, crate::faulty::Fault::Stop);
+        disk.fail_at(disk.calls() + 3, Fault::Stop);
         written_over += usize::from(spool.add(&[spooled(3)]).is_err());
         disk.cut_power(seed);
         let (spool, problems) = Spool::open(shared(&disk), dir()).unwrap();
@@ -237,4 +237,22 @@ fn a_file_rests_until_its_name_is_durably_gone() {
         }
     }
     assert!(written_over > 0);
+}
+
+#[test]
+fn no_space_is_said_and_passes_also_where_it_is_asked_for_late() {
+    let disk = FaultyDisk::new();
+    let spool = open(&disk).unwrap();
+    let mut said = 0;
+    for ahead in 0.. {
+        disk.fail_at(disk.calls() + ahead, Fault::Full);
+        match spool.add(&[spooled(ahead)]) {
+            Err(SpoolError::Disk(DiskError::Full { .. })) => said += 1,
+            // The pack has its name already.
+            Err(SpoolError::Disk(DiskError::Unconfirmed { .. })) => break,
+            added => panic!("call {ahead}: {added:?}"),
+        }
+        spool.add(&[spooled(100 + ahead)]).unwrap();
+    }
+    assert_eq!(said, 5, "made, written twice, synced, renamed");
 }

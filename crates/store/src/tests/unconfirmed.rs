@@ -3,8 +3,9 @@
 
 use super::{chunk, dir, ends_the_run, frame_place, pack, place, shared};
 use crate::faulty::{Fault, FaultyDisk};
-use crate::{Change, ChunkIndex, ChunkIndexError, ChunkIndexOptions, Records, RecordsError, Table};
+use crate::{Change, ChunkIndex, ChunkIndexError, ChunkIndexOptions, DbError, Disk, Records, RecordsError, Spool, Table};
 use backmesh_format::stripe::Purpose;
+use std::path::PathBuf;
 
 /// How a program ends and is started again.
 #[derive(Debug, Clone, Copy)]
@@ -173,4 +174,118 @@ fn a_frame_that_was_not_confirmed_is_gone_also_where_no_mark_could_be_made() {
         let index = open_index(&disk, 1000).unwrap_or_else(|error| panic!("call {call}, {seed}: {error}"));
         assert!(index.number_of(&pack(2)).unwrap().is_some(), "call {call}, {seed}");
     }
+}
+
+fn mark_of(name: &str) -> PathBuf {
+    dir().join(format!("{name}.unconfirmed"))
+}
+
+/// Lets a sync of the file `name` fail during `work`, and what is shown, the mark beside it too, reach the disk before the power goes.
+fn fail_a_sync(name: &str, begin: impl Fn(&FaultyDisk), work: impl Fn(&FaultyDisk)) -> FaultyDisk {
+    let whole = FaultyDisk::new();
+    begin(&whole);
+    let first = whole.calls();
+    work(&whole);
+    let failed = |call| {
+        let disk = FaultyDisk::new();
+        begin(&disk);
+        disk.fail_at(call, Fault::Fail);
+        work(&disk);
+        disk.kill();
+        disk.bytes_of(&mark_of(name)).map(|mark| (disk, mark))
+    };
+    let (disk, mark) = (first..whole.calls()).find_map(failed).unwrap();
+    disk.set_bytes_of(&mark_of(name), mark);
+    disk.sync_dir(dir()).unwrap();
+    disk
+}
+
+fn damage(disk: &FaultyDisk, name: &str) {
+    let length = disk.bytes_of(&dir().join(name)).unwrap().len();
+    disk.set_bytes_of(&dir().join(name), vec![0xa5; length]);
+}
+
+#[test]
+fn an_index_that_is_damaged_is_begun_anew_once_the_machine_was_started_again() {
+    let begin = |disk: &FaultyDisk| drop(open_index(disk, 2).unwrap());
+    let work = |disk: &FaultyDisk| {
+        let opened = open_index(disk, 2);
+        opened.iter().for_each(|index| (0..4).for_each(|number| drop(insert(index, number))));
+    };
+    // An earlier version did not say at which start of the machine it was; nor does a mark whose line the power took.
+    for says_when in [true, false] {
+        let disk = fail_a_sync("chunks.redb", begin, work);
+        damage(&disk, "chunks.redb");
+        if !says_when {
+            disk.set_bytes_of(&mark_of("chunks.redb"), Vec::new());
+            disk.cut_power(0);
+        }
+        assert!(ends_the_run(&open_index(&disk, 2)), "the disk may have a state that is whole");
+        disk.cut_power(1);
+        let error = open_index(&disk, 2).unwrap_err();
+        assert!(error.is_damage(), "{error}");
+        ChunkIndex::discard(&shared(&disk), dir()).unwrap();
+        insert(&open_index(&disk, 2).unwrap(), 7).unwrap();
+    }
+}
+
+#[test]
+fn records_that_are_damaged_are_put_aside_once_the_machine_was_started_again() {
+    let open = |disk: &FaultyDisk| Records::open(shared(disk), dir());
+    let begin = |disk: &FaultyDisk| drop(open(disk).unwrap());
+    let work = |disk: &FaultyDisk| {
+        let opened = open(disk);
+        opened.iter().for_each(|records| drop(records.apply(&[Change::Put(Table::Head, vec![1], vec![1; 3000])])));
+    };
+    let disk = fail_a_sync("records.redb", begin, work);
+    damage(&disk, "records.redb");
+    assert!(ends_the_run(&open(&disk)));
+    disk.cut_power(1);
+    assert!(matches!(open(&disk), Err(RecordsError::Db(DbError::Damaged { .. }))));
+    assert_eq!(disk.bytes_of(&mark_of("records.redb")), None);
+}
+
+#[test]
+fn a_mark_does_not_outlive_what_it_is_about() {
+    for removed in [false, true] {
+        let disk = FaultyDisk::new();
+        insert(&open_index(&disk, 2).unwrap(), 1).unwrap();
+        drop(disk.create(&mark_of("journal.log")).unwrap());
+        if removed {
+            disk.remove(&dir().join("journal.log"));
+        } else {
+            damage(&disk, "chunks.redb");
+        }
+        assert!(open_index(&disk, 2).unwrap_err().is_damage());
+        ChunkIndex::discard(&shared(&disk), dir()).unwrap();
+        insert(&open_index(&disk, 2).unwrap(), 2).unwrap();
+        assert_eq!(disk.bytes_of(&mark_of("journal.log")), None);
+    }
+    let disk = FaultyDisk::new();
+    drop(Spool::open(shared(&disk), dir()).unwrap());
+    for removed in [false, true] {
+        drop(disk.create(&mark_of("acknowledged.log")).unwrap());
+        if removed {
+            disk.remove(&dir().join("acknowledged.log"));
+        } else {
+            Spool::forget_acknowledged(&shared(&disk), dir()).unwrap();
+        }
+        drop(Spool::open(shared(&disk), dir()).unwrap());
+        assert_eq!(disk.bytes_of(&mark_of("acknowledged.log")), None);
+    }
+}
+
+/// A mark that cannot be looked for says nothing.
+#[test]
+fn only_a_mark_that_is_not_there_says_that_all_was_confirmed() {
+    let disk = FaultyDisk::new();
+    disk.make_dir(dir());
+    let path = dir().join("file");
+    crate::durable::mark_unconfirmed(&disk, &path);
+    disk.fail_at(disk.calls(), Fault::Fail);
+    assert!(crate::durable::is_unconfirmed(&disk, &path).is_err());
+    assert!(crate::durable::is_unconfirmed(&disk, &path).unwrap());
+    // Its bytes are gone with a bad sector.
+    disk.fail_at(disk.calls() + 2, Fault::Fail);
+    assert!(crate::durable::is_unconfirmed(&disk, &path).unwrap());
 }
