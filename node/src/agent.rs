@@ -10,7 +10,7 @@ use crate::{nearby, schedule, takeover, upkeep};
 use anyhow::Context;
 use backmesh_control::{ExitCode, Failure};
 use backmesh_net::{Net, NetConfig, NetEvent, Protocol};
-use backmesh_store::{DbError, RealDisk, Records, RecordsError};
+use backmesh_store::{DbError, Records, RecordsError};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,8 +86,8 @@ async fn run_parts(options: &AgentOptions) -> anyhow::Result<Ended> {
     let (members, drive) = Members::open(&files, net.clone(), Arc::clone(&records))?;
     let socket = Socket::bind(&files).map_err(of_state)?;
     let (ending, mut ended) = watch::channel(Going::On);
-    let node =
-        Arc::new(Node::open(Arc::new(RealDisk), files, net.clone(), Arc::clone(&members), records, ending).map_err(of_state)?);
+    let disk = Arc::clone(files.disk());
+    let node = Arc::new(Node::open(disk, files, net.clone(), Arc::clone(&members), records, ending).map_err(of_state)?);
 
     let mut parts = JoinSet::new();
     let conversations = Conversations::default();
@@ -143,13 +143,13 @@ fn died(part: Result<&'static str, JoinError>) -> anyhow::Error {
 /// ([`crate::catch_up`]); owners whose shards lie here bring their plans again.
 fn open_records(files: &State) -> anyhow::Result<Records> {
     let folder = files.records_path();
-    match Records::open(Arc::new(RealDisk), &folder) {
+    match Records::open(Arc::clone(files.disk()), &folder) {
         Err(RecordsError::Db(DbError::Damaged { reason, .. })) => {
-            let aside = files.folder().join(format!("records.damaged-{}", crate::os::now()));
-            std::fs::rename(&folder, &aside)
-                .with_context(|| format!("{} is damaged and cannot be put aside", folder.display()))?;
+            let aside = format!("records.damaged-{}", crate::os::now());
+            Records::put_aside(files.disk(), &folder, &aside)?;
+            let aside = folder.join(aside);
             tracing::warn!("the records are damaged ({reason}): they are in {} now, and are begun anew", aside.display());
-            Ok(Records::open(Arc::new(RealDisk), &folder)?)
+            Ok(Records::open(Arc::clone(files.disk()), &folder)?)
         }
         opened => Ok(opened?),
     }
@@ -219,5 +219,45 @@ impl Socket {
 impl Drop for Socket {
     fn drop(&mut self) {
         std::fs::remove_file(&self.file).ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use backmesh_store::Table;
+    use backmesh_store::faulty::{Fault, FaultyDisk};
+    use std::path::Path;
+
+    #[test]
+    fn damaged_records_are_begun_anew_and_kept_beside() {
+        let files = |disk: &FaultyDisk| State::create_on(Arc::new(disk.clone()), Path::new("/state")).unwrap();
+        let whole = FaultyDisk::new();
+        let path = files(&whole).records_path();
+        open_records(&files(&whole)).unwrap().put_many(&[(Table::Head, vec![1], vec![2])]).unwrap();
+        let damaged = vec![0xa5; whole.bytes_of(&path.join("records.redb")).unwrap().len()];
+        whole.set_bytes_of(&path.join("records.redb"), damaged.clone());
+        let counted = whole.fork();
+        let first = counted.calls();
+        let state = files(&counted);
+        let begun = counted.calls();
+        open_records(&state).unwrap();
+        for call in begun - first..counted.calls() - first {
+            for (fault, cut) in [(Fault::Fail, false), (Fault::Fail, true), (Fault::Full, true), (Fault::Stop, true)] {
+                let disk = whole.fork();
+                disk.fail_at(disk.calls() + call, fault);
+                let opened = open_records(&files(&disk)).map(|records| records.put_many(&[(Table::Head, vec![3], vec![4])]));
+                drop(opened);
+                if cut {
+                    disk.cut_power(call);
+                } else {
+                    disk.kill();
+                }
+                open_records(&files(&disk)).unwrap_or_else(|error| panic!("call {call}, {fault:?}, {cut}: {error:#}"));
+                let aside = disk.files().into_iter().find(|path| path.to_string_lossy().contains("records.damaged-"));
+                let aside = aside.unwrap_or_else(|| panic!("call {call}, {fault:?}, {cut}: nothing is beside"));
+                assert!(disk.bytes_of(&aside).is_some_and(|bytes| bytes == damaged), "call {call}, {fault:?}, {cut}");
+            }
+        }
     }
 }

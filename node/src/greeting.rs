@@ -4,7 +4,7 @@
 use crate::members::Members;
 use crate::state::State;
 use backmesh_net::{Net, NetConfig};
-use backmesh_store::{RealDisk, Records};
+use backmesh_store::Records;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,7 @@ pub fn greet(files: &State) -> anyhow::Result<Greeting> {
         let mut config = NetConfig::new(files.node_key()?);
         config.listen = Vec::new();
         let (net, mut events) = Net::start(config).await?;
-        let records = Arc::new(Records::open(Arc::new(RealDisk), &files.records_path())?);
+        let records = Arc::new(Records::open(Arc::clone(files.disk()), &files.records_path())?);
         let (members, drive) = Members::open(files, net.clone(), records)?;
         let greeting = tokio::select! {
             () = drive.run() => Greeting::Unmet,

@@ -10,7 +10,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 
@@ -27,14 +27,6 @@ pub fn path_from_bytes(bytes: Vec<u8>) -> PathBuf {
     PathBuf::from(OsString::from_vec(bytes))
 }
 
-/// Makes a folder, and those above it, that only its owner can enter; what exists stays as it is.
-///
-/// # Errors
-/// Where the system refuses.
-pub fn create_private_dir(path: &Path) -> io::Result<()> {
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
-}
-
 /// Creates a file that only its owner can read.
 ///
 /// # Errors
@@ -43,29 +35,24 @@ pub fn create_private_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
-/// Opens a file that exists, to write over what it holds; links are not followed.
+/// Refuses a link, which leads to a file that is not ours to write over.
 ///
 /// # Errors
-/// Where the system refuses.
-pub fn open_to_overwrite(path: &Path) -> io::Result<File> {
-    let no_links = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
-    OpenOptions::new().write(true).custom_flags(no_links).open(path)
+/// As where a file is opened without following links.
+pub fn refuse_link(path: &Path) -> io::Result<()> {
+    let is_link = path.symlink_metadata().is_ok_and(|found| found.is_symlink());
+    if is_link { Err(rustix::io::Errno::LOOP.into()) } else { Ok(()) }
 }
 
-/// Writes at a place in a file.
+/// The mode of a file, if it is there and lets anyone but its owner in.
 ///
 /// # Errors
 /// Where the system refuses.
-pub fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-    file.write_all_at(bytes, offset)
-}
-
-/// The mode of an open file, if it lets anyone but its owner in.
-///
-/// # Errors
-/// Where the system refuses.
-pub fn exposed_mode(file: &File) -> io::Result<Option<u32>> {
-    let mode = file.metadata()?.mode();
+pub fn exposed_mode(path: &Path) -> io::Result<Option<u32>> {
+    let mode = match path.metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        found => found?.mode(),
+    };
     Ok((mode & OTHERS != 0).then_some(mode & 0o7777))
 }
 
@@ -75,30 +62,6 @@ pub fn exposed_mode(file: &File) -> io::Result<Option<u32>> {
 /// Where the system refuses.
 pub fn sync_dir(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
-}
-
-/// Locks a file, which is created where it is missing, until the result is dropped or the process ends; none where another process
-/// has it.
-///
-/// # Errors
-/// Where the system refuses for any other reason.
-pub fn try_lock(path: &Path) -> io::Result<Option<File>> {
-    let file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Some(file)),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Locks a file as [`try_lock`] does, and waits for it.
-///
-/// # Errors
-/// Where the system refuses.
-pub fn lock(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
-    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)?;
-    Ok(file)
 }
 
 /// Whether an error means that a file system knows no locks.
@@ -320,20 +283,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lock_is_held_by_one() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("lock");
-        let held = try_lock(&path).unwrap().unwrap();
-        assert!(try_lock(&path).unwrap().is_none());
-        drop(held);
-        assert!(try_lock(&path).unwrap().is_some());
-    }
-
-    #[test]
     fn sockets_work_however_deep_the_folder() {
         let folder = tempfile::tempdir().unwrap();
         for folder in [folder.path().to_owned(), folder.path().join("d".repeat(150))] {
-            create_private_dir(&folder).unwrap();
+            std::fs::create_dir_all(&folder).unwrap();
             let path = SocketPath::new(&folder, "s.sock").unwrap();
             assert!(connect(&path).unwrap().is_none());
             let listener = bind_private(path.path()).unwrap();

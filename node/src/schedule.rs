@@ -39,7 +39,7 @@ const SLEPT: Duration = Duration::from_secs(30);
 
 /// The schedule of a running node.
 pub struct Scheduler {
-    file: PathBuf,
+    files: State,
     desktop: Desktop,
     kept: Mutex<Kept>,
     live: Mutex<Live>,
@@ -101,7 +101,6 @@ pub async fn run(node: Arc<Node>, conversations: Conversations) {
 impl Scheduler {
     /// Takes up what an earlier run remembered.
     pub fn open(files: &State) -> Self {
-        let file = files.schedule_path();
         let live = Live {
             settled_at: Instant::now() + Duration::from_millis(SETTLE_MS),
             new_since: None,
@@ -112,8 +111,8 @@ impl Scheduler {
             awake: Awake::now(),
         };
         Self {
-            kept: Mutex::new(Kept::read(&file)),
-            file,
+            kept: Mutex::new(Kept::read(files)),
+            files: files.clone(),
             desktop: Desktop::default(),
             live: Mutex::new(live),
             changed: Notify::new(),
@@ -327,7 +326,7 @@ impl Scheduler {
         let before = kept.clone();
         change(&mut kept);
         if *kept != before
-            && let Err(error) = kept.write(&self.file)
+            && let Err(error) = kept.write(&self.files)
         {
             tracing::warn!("{error}");
         }

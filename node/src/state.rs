@@ -17,23 +17,29 @@
 //! ```
 
 pub mod config;
+mod files;
 pub mod manners;
 mod papers;
+#[cfg(test)]
+mod tests;
 
 pub use config::Config;
+pub use files::read_secret;
 pub use papers::{Founding, Joining, TAKEOVER_GENERATIONS};
 
 use crate::os::{self, SocketPath};
 use backmesh_control::{ExitCode, Failure};
 use backmesh_format::charter::{Charter, check_charter};
-use backmesh_format::keyfile::{self, KeyFileError};
+use backmesh_format::keyfile::KeyFileError;
 use backmesh_format::keys::{ChunkIdKey, KeyPair, machine_id};
 use backmesh_format::membership::{Certificate, check_certificate};
 use backmesh_format::vault::{WriterCert, check_writer};
-use backmesh_format::{DecodeError, MachineId, Signed, Wire};
-use std::fs::File;
-use std::io::{self, Read, Write};
+use backmesh_format::{DecodeError, MachineId, Signed};
+use backmesh_store::{DiskError, Held, RealDisk, SharedDisk, durable};
+use files::io_error;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -106,6 +112,9 @@ pub enum StateError {
         /// The highest generation this state can become.
         ready: u64,
     },
+    /// The disk failed.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     /// The system refused.
     #[error("{} {}: {source}", .doing, .path.display())]
     Io {
@@ -172,10 +181,11 @@ impl From<StateError> for Failure {
     }
 }
 
-/// A state folder. Cheap: it holds the path only, and reads when asked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A state folder. Cheap: it holds the path and the disk only, and reads when asked.
+#[derive(Debug, Clone)]
 pub struct State {
     folder: PathBuf,
+    disk: SharedDisk,
 }
 
 /// A generation, and what opens that which was sealed in it.
@@ -184,7 +194,7 @@ pub type GenerationSecret = (u64, Zeroizing<[u8; 32]>);
 /// Held while a process uses the state; let go when dropped or when the process ends.
 #[derive(Debug)]
 pub struct StateLock {
-    _file: File,
+    _held: Box<dyn Held>,
 }
 
 impl State {
@@ -193,11 +203,19 @@ impl State {
     /// # Errors
     /// `NotJoined` where there is none.
     pub fn open(folder: &Path) -> Result<Self, StateError> {
-        let state = Self { folder: folder.to_owned() };
+        Self::open_on(Arc::new(RealDisk), folder)
+    }
+
+    /// [`State::open`] on another disk.
+    ///
+    /// # Errors
+    /// `NotJoined` where there is none.
+    pub fn open_on(disk: SharedDisk, folder: &Path) -> Result<Self, StateError> {
+        let state = Self { folder: folder.to_owned(), disk };
         match state.is_joined()? {
             true => Ok(state),
-            false if folder.join("node.key").exists() => Err(StateError::Unfinished(folder.to_owned())),
-            false => Err(StateError::NotJoined(folder.to_owned())),
+            false if state.has(&state.node_key_path())? => Err(StateError::Unfinished(state.folder)),
+            false => Err(StateError::NotJoined(state.folder)),
         }
     }
 
@@ -206,8 +224,16 @@ impl State {
     /// # Errors
     /// Where the system refuses.
     pub fn create(folder: &Path) -> Result<Self, StateError> {
-        os::create_private_dir(folder).map_err(io_error("create", folder))?;
-        Ok(Self { folder: folder.to_owned() })
+        Self::create_on(Arc::new(RealDisk), folder)
+    }
+
+    /// [`State::create`] on another disk.
+    ///
+    /// # Errors
+    /// Where the system refuses.
+    pub fn create_on(disk: SharedDisk, folder: &Path) -> Result<Self, StateError> {
+        durable::create_dir(disk.as_ref(), folder)?;
+        Ok(Self { folder: folder.to_owned(), disk })
     }
 
     /// Whether the node has joined.
@@ -215,8 +241,7 @@ impl State {
     /// # Errors
     /// Where the system refuses.
     pub fn is_joined(&self) -> Result<bool, StateError> {
-        let path = self.certificate_path();
-        path.try_exists().map_err(io_error("look for", &path))
+        self.has(&self.certificate_path())
     }
 
     /// Takes the lock.
@@ -224,9 +249,8 @@ impl State {
     /// # Errors
     /// `InUse` where another process has it.
     pub fn lock(&self) -> Result<StateLock, StateError> {
-        let path = self.folder.join("state.lock");
-        let file = os::try_lock(&path).map_err(io_error("lock", &path))?;
-        file.map(|file| StateLock { _file: file }).ok_or_else(|| StateError::InUse(self.folder.clone()))
+        let held = self.try_lock(&self.folder.join("state.lock"))?;
+        held.map(|held| StateLock { _held: held }).ok_or_else(|| StateError::InUse(self.folder.clone()))
     }
 
     /// The folder.
@@ -286,6 +310,10 @@ impl State {
         self.folder.join("certificate.bin")
     }
 
+    fn node_key_path(&self) -> PathBuf {
+        self.folder.join("node.key")
+    }
+
     fn vault_path(&self, name: &str) -> PathBuf {
         self.folder.join("vault").join(name)
     }
@@ -295,7 +323,7 @@ impl State {
     /// # Errors
     /// Where it is missing, damaged or readable by others.
     pub fn node_key(&self) -> Result<KeyPair, StateError> {
-        read_key(&self.folder.join("node.key"), NODE_KEY).map(|secret| KeyPair::from_secret(&secret))
+        self.key(&self.node_key_path(), NODE_KEY).map(|secret| KeyPair::from_secret(&secret))
     }
 
     /// The machine on which the node joined, or on which it was said to be the only copy, as the workgroup sees it. Where that was lost,
@@ -304,15 +332,10 @@ impl State {
     /// # Errors
     /// Where neither can be read.
     pub fn machine(&self) -> Result<MachineId, StateError> {
-        let path = self.folder.join("machine");
-        match std::fs::read_to_string(&path) {
-            Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {
-                Err(io_error("read", &path)(error))
-            }
-            read => match read.ok().and_then(|text| MachineId::from_hex(text.trim())) {
-                Some(machine) => Ok(machine),
-                None => Ok(self.certificate()?.machine),
-            },
+        let bytes = self.bytes_if_there(&self.folder.join("machine"))?.unwrap_or_default();
+        match std::str::from_utf8(&bytes).ok().and_then(|text| MachineId::from_hex(text.trim())) {
+            Some(machine) => Ok(machine),
+            None => Ok(self.certificate()?.machine),
         }
     }
 
@@ -322,8 +345,7 @@ impl State {
     /// # Errors
     /// `OtherMachine` and `Copied`.
     pub fn require_only_copy(&self) -> Result<(), StateError> {
-        let note = self.copied_path();
-        if note.try_exists().map_err(io_error("look for", &note))? {
+        if self.has(&self.copied_path())? {
             return Err(StateError::Copied(self.folder.clone()));
         }
         match self.this_machine()? {
@@ -337,7 +359,7 @@ impl State {
     /// # Errors
     /// Where the system refuses.
     pub fn note_copied(&self) -> Result<(), StateError> {
-        write_private(&self.copied_path(), b"")
+        self.write(&self.copied_path(), b"")
     }
 
     /// A person says that nobody else uses this state: it belongs to this machine from now on.
@@ -346,13 +368,10 @@ impl State {
     /// Where the system refuses.
     pub fn claim(&self) -> Result<(), StateError> {
         if let Some(here) = self.this_machine()? {
-            write_private(&self.folder.join("machine"), format!("{here}\n").as_bytes())?;
+            self.write(&self.folder.join("machine"), format!("{here}\n").as_bytes())?;
         }
-        let note = self.copied_path();
-        match std::fs::remove_file(&note) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &note)(error)),
-            _ => os::sync_dir(&self.folder).map_err(io_error("sync", &self.folder)),
-        }
+        self.remove(&self.copied_path())?;
+        self.sync(&self.folder)
     }
 
     fn this_machine(&self) -> Result<Option<MachineId>, StateError> {
@@ -370,7 +389,7 @@ impl State {
     /// Where it is missing, damaged or not validly signed.
     pub fn charter(&self) -> Result<Signed<Charter>, StateError> {
         let path = self.folder.join("charter.bin");
-        let charter: Signed<Charter> = read_record(&path)?;
+        let charter: Signed<Charter> = self.record(&path)?;
         check_charter(&charter).map_err(|source| StateError::Record { path, source })?;
         Ok(charter)
     }
@@ -382,7 +401,7 @@ impl State {
     pub fn certificate(&self) -> Result<Signed<Certificate>, StateError> {
         let path = self.certificate_path();
         let charter = self.charter()?;
-        let certificate: Signed<Certificate> = read_record(&path)?;
+        let certificate: Signed<Certificate> = self.record(&path)?;
         check_certificate(&certificate, &charter.workgroup_id(), &charter.admins)
             .map_err(|source| StateError::Record { path, source })?;
         Ok(certificate)
@@ -393,7 +412,7 @@ impl State {
     /// # Errors
     /// Where it is missing, damaged or readable by others.
     pub fn writer_key(&self) -> Result<KeyPair, StateError> {
-        read_key(&self.vault_path("writer.key"), WRITER_KEY).map(|secret| KeyPair::from_secret(&secret))
+        self.key(&self.vault_path("writer.key"), WRITER_KEY).map(|secret| KeyPair::from_secret(&secret))
     }
 
     /// The key that names chunks.
@@ -401,7 +420,7 @@ impl State {
     /// # Errors
     /// Where it is missing, damaged or readable by others.
     pub fn chunk_id_key(&self) -> Result<ChunkIdKey, StateError> {
-        read_key(&self.vault_path("chunk-id.key"), CHUNK_ID_KEY).map(|secret| ChunkIdKey::new(*secret))
+        self.key(&self.vault_path("chunk-id.key"), CHUNK_ID_KEY).map(|secret| ChunkIdKey::new(*secret))
     }
 
     /// The secrets that open what was sealed, each with its generation, the newest first.
@@ -410,7 +429,7 @@ impl State {
     /// `Locked` where they were taken away.
     pub fn unsealing_secrets(&self) -> Result<Vec<GenerationSecret>, StateError> {
         let path = self.vault_path("unsealing.key");
-        match read_keys(&path, UNSEALING_KEY) {
+        match self.keys(&path, UNSEALING_KEY) {
             Ok(secrets) => {
                 let mut secrets: Vec<_> = (1..).zip(secrets).collect();
                 secrets.reverse();
@@ -427,7 +446,7 @@ impl State {
     /// Where it is missing, damaged or not validly signed.
     pub fn writer(&self) -> Result<Signed<WriterCert>, StateError> {
         let path = self.vault_path("writer.bin");
-        let writer: Signed<WriterCert> = read_record(&path)?;
+        let writer: Signed<WriterCert> = self.record(&path)?;
         check_writer(&writer).map_err(|source| StateError::Record { path, source })?;
         Ok(writer)
     }
@@ -437,13 +456,14 @@ impl State {
     /// # Errors
     /// What is wrong with it, naming the line.
     pub fn config(&self) -> Result<Config, StateError> {
+        let text = self.config_text()?.unwrap_or_default();
+        Config::parse(&text).map_err(|source| StateError::Config { path: self.config_path(), source })
+    }
+
+    fn config_text(&self) -> Result<Option<String>, StateError> {
         let path = self.config_path();
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Config::default()),
-            Err(source) => return Err(StateError::Io { doing: "read", path, source }),
-        };
-        Config::parse(&text).map_err(|source| StateError::Config { path, source })
+        let text = self.bytes_if_there(&path)?.map(String::from_utf8).transpose();
+        text.map_err(|_| StateError::Config { path, source: config::ConfigError::Damaged })
     }
 
     /// Changes the configuration; one process at a time, everything else in the file stays as a person wrote it. `change` gets what
@@ -452,13 +472,9 @@ impl State {
     /// # Errors
     /// What is wrong with the file, or what `change` says.
     pub fn edit_config<E: From<StateError>>(&self, change: impl FnOnce(&mut Config) -> Result<(), E>) -> Result<Config, E> {
-        let lock = self.folder.join("config.lock");
-        let _lock = os::lock(&lock).map_err(io_error("lock", &lock))?;
+        let _lock = self.wait_for_lock(&self.folder.join("config.lock"))?;
         let path = self.config_path();
-        let text = match std::fs::read_to_string(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
-            read => read.map_err(io_error("read", &path)),
-        }?;
+        let text = self.config_text()?.unwrap_or_default();
         let in_config = |source| StateError::Config { path: path.clone(), source };
         let before = Config::parse(&text).map_err(in_config)?;
         let mut config = before.clone();
@@ -466,7 +482,7 @@ impl State {
         // Rules of a folder that is no longer protected go with it.
         config.rules.retain(|folder, _| config.protect.contains(folder));
         let text = config::with_changes(&text, &before, &config).map_err(in_config)?;
-        write_private(&path, text.as_bytes())?;
+        self.write(&path, text.as_bytes())?;
         Ok(config)
     }
 }
@@ -475,57 +491,3 @@ const NODE_KEY: &str = "node key";
 const WRITER_KEY: &str = "writer key";
 const CHUNK_ID_KEY: &str = "chunk id key";
 const UNSEALING_KEY: &str = "unsealing key";
-
-fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError + use<> {
-    let path = path.to_owned();
-    move |source| StateError::Io { doing, path, source }
-}
-
-fn read_key(path: &Path, kind: &str) -> Result<Zeroizing<[u8; 32]>, StateError> {
-    let keys = read_keys(path, kind)?;
-    // A key file has at least one key.
-    keys.into_iter().next().ok_or(StateError::Key { path: path.to_owned(), source: KeyFileError::Line(2) })
-}
-
-fn read_keys(path: &Path, kind: &str) -> Result<Vec<Zeroizing<[u8; 32]>>, StateError> {
-    let text = read_secret(path)?;
-    keyfile::parse(kind, &text).map_err(|source| StateError::Key { path: path.to_owned(), source })
-}
-
-/// Reads a text that nobody else can read.
-///
-/// # Errors
-/// `Exposed` where others can; where it is too long or not UTF-8.
-pub fn read_secret(path: &Path) -> Result<Zeroizing<String>, StateError> {
-    let file = File::open(path).map_err(io_error("read", path))?;
-    if let Some(mode) = os::exposed_mode(&file).map_err(io_error("read", path))? {
-        return Err(StateError::Exposed { path: path.to_owned(), mode });
-    }
-    let mut text = Zeroizing::new(String::with_capacity(keyfile::BYTES_MAX));
-    file.take(keyfile::BYTES_MAX as u64).read_to_string(&mut text).map_err(io_error("read", path))?;
-    Ok(text)
-}
-
-fn read_record<T: Wire>(path: &Path) -> Result<T, StateError> {
-    let bytes = std::fs::read(path).map_err(io_error("read", path))?;
-    T::from_wire(&bytes).map_err(|source| StateError::Record { path: path.to_owned(), source })
-}
-
-/// Writes a file that only its owner can read, whole or not at all, durable when this returns.
-pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".new");
-    let temporary = PathBuf::from(temporary);
-    let write = || {
-        match std::fs::remove_file(&temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = os::create_private_file(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, path)?;
-        path.parent().map_or(Ok(()), os::sync_dir)
-    };
-    write().map_err(io_error("write", path))
-}

@@ -4,7 +4,7 @@
 //! also in what carries no signature.
 
 use crate::db::{Db, DbError, Syncing};
-use crate::disk::SharedDisk;
+use crate::disk::{DiskError, SharedDisk};
 use crate::durable;
 use redb::TableDefinition;
 use std::path::Path;
@@ -13,6 +13,7 @@ use thiserror::Error;
 /// How much of the database is kept in memory, in bytes.
 const CACHE_BYTES: usize = 8 << 20;
 const CHECK_BYTES: usize = 8;
+const DATABASE: &str = "records.redb";
 const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("records");
 
 /// The tables. Their numbers are on disk: a number is never used for anything else.
@@ -85,9 +86,20 @@ impl Records {
     /// The disk's, or that the database is damaged.
     pub fn open(disk: SharedDisk, dir: &Path) -> Result<Self, RecordsError> {
         durable::create_dir(disk.as_ref(), dir).map_err(DbError::from)?;
-        let db = Db::open(disk, dir.join("records.redb"), CACHE_BYTES, Syncing::Commits)?;
+        let db = Db::open(disk, dir.join(DATABASE), CACHE_BYTES, Syncing::Commits)?;
         db.write(|transaction| Ok(transaction.open_table(RECORDS).map(drop)?))?;
         Ok(Self { db })
+    }
+
+    /// Gives the file of damaged records another name in `dir`, so that new ones can be opened in their place.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn put_aside(disk: &SharedDisk, dir: &Path, name: &str) -> Result<(), RecordsError> {
+        let (path, aside) = (dir.join(DATABASE), dir.join(name));
+        durable::forget_unconfirmed(disk.as_ref(), &path).map_err(DbError::from)?;
+        disk.rename(&path, &aside).map_err(DiskError::io("put aside", &path)).map_err(DbError::from)?;
+        Ok(durable::sync_parent(disk.as_ref(), &path).map_err(DbError::from)?)
     }
 
     /// Makes all changes, in order, or none; durable when it returns.

@@ -25,7 +25,7 @@ use tokio::time::timeout;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn token() -> Token {
+pub(crate) fn token() -> Token {
     let (admin, secret) = (KeyPair::from_secret(&[50; 32]), [51; 32]);
     let charter = Charter {
         name: "test".to_owned(),

@@ -1,11 +1,10 @@
 //! `schedule.json`: what the schedule remembers over restarts.
 
-use crate::state::{State, StateError, write_private};
+use crate::state::{State, StateError};
 use backmesh_control::{BackupsStatus, Freshness, Time};
 use backmesh_format::UnixMillis;
 use backmesh_policy::schedule as policy;
 use serde::{Deserialize, Serialize};
-use std::path::Path;
 
 /// The version of the file.
 const VERSION: u32 = 1;
@@ -46,14 +45,16 @@ impl Default for Kept {
 
 impl Kept {
     /// Reads the file; begins anew where it is not there, damaged, or of another version.
-    pub(super) fn read(file: &Path) -> Self {
-        let read = std::fs::read(file).ok().and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok());
+    pub(super) fn read(files: &State) -> Self {
+        let read = files.bytes(&files.schedule_path()).ok().and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok());
         read.filter(|kept| kept.version == VERSION).unwrap_or_default()
     }
 
-    pub(super) fn write(&self, file: &Path) -> Result<(), StateError> {
-        let io = |source: serde_json::Error| StateError::Io { doing: "write", path: file.to_owned(), source: source.into() };
-        write_private(file, &serde_json::to_vec(self).map_err(io)?)
+    pub(super) fn write(&self, files: &State) -> Result<(), StateError> {
+        let path = files.schedule_path();
+        let bytes = serde_json::to_vec(self);
+        let bytes = bytes.map_err(|error| StateError::Io { doing: "write", path: path.clone(), source: error.into() })?;
+        files.write(&path, &bytes)
     }
 
     /// Learns what is so now: whether something is protected, and when the newest backup ended.
@@ -93,7 +94,7 @@ impl Kept {
 
 /// How backups go, as far as the state folder tells: an agent that is not running starts none.
 pub fn without_agent(state: &State, protected: bool) -> BackupsStatus {
-    let mut kept = Kept::read(&state.schedule_path());
+    let mut kept = Kept::read(state);
     let now = crate::os::now();
     kept.see(now, protected, None);
     kept.status(now)

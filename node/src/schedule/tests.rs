@@ -1,21 +1,24 @@
 use super::*;
 use backmesh_control::Freshness;
+use backmesh_store::faulty::FaultyDisk;
+use std::path::Path;
 
 const DAY: u64 = 24 * 3600 * 1000;
 
 #[test]
 fn what_is_remembered_survives_and_a_damaged_file_is_begun_anew() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("schedule.json");
-    assert_eq!(Kept::read(&file), Kept::default());
+    let disk = FaultyDisk::new();
+    let files = State::create_on(Arc::new(disk.clone()), Path::new("/state")).unwrap();
+    assert_eq!(Kept::read(&files), Kept::default());
     let mut kept = Kept::default();
     kept.see(5 * DAY, true, None);
     kept.fail(5 * DAY + 1, "x".repeat(5000));
-    kept.write(&file).unwrap();
-    assert_eq!(Kept::read(&file), kept);
+    kept.write(&files).unwrap();
+    disk.cut_power(1);
+    assert_eq!(Kept::read(&files), kept);
     for damaged in ["", "{", "[]", r#"{"version":2,"failures":0}"#] {
-        std::fs::write(&file, damaged).unwrap();
-        assert_eq!(Kept::read(&file), Kept::default());
+        disk.set_bytes_of(&files.schedule_path(), damaged.into());
+        assert_eq!(Kept::read(&files), Kept::default());
     }
 }
 

@@ -1,6 +1,7 @@
 //! How a state comes to be: the keys and signed papers of a node that joins, and of one that takes an existing vault over.
 
-use super::{CHUNK_ID_KEY, NODE_KEY, State, StateError, UNSEALING_KEY, WRITER_KEY, io_error, read_record, write_private};
+use super::files::{io_error, overwrite};
+use super::{CHUNK_ID_KEY, NODE_KEY, State, StateError, UNSEALING_KEY, WRITER_KEY};
 use crate::os;
 use crate::state::Config;
 use backmesh_codec::seal::sealing_key;
@@ -9,9 +10,9 @@ use backmesh_format::membership::Certificate;
 use backmesh_format::token::Token;
 use backmesh_format::vault::WriterCert;
 use backmesh_format::{MachineId, NodeId, SealingKey, Signed, UnixMillis, VaultId, Wire, keyfile};
-use std::fs::File;
+use backmesh_store::durable;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// How many generations a takeover is made ready for. The root key is gone once `join` has ended, so that every certificate that may
 /// be needed is signed before; each takes 300 bytes.
@@ -57,7 +58,7 @@ impl State {
     /// Where the system refuses.
     pub fn note_joining(&self, joining: &Joining) -> Result<(), StateError> {
         let text = [joining.vault.to_string().as_bytes(), b"\n", os::path_bytes(&joining.phrase_file)].concat();
-        write_private(&self.joining_path(), &text)
+        self.write(&self.joining_path(), &text)
     }
 
     /// What had begun and did not end.
@@ -65,11 +66,7 @@ impl State {
     /// # Errors
     /// Where the system refuses.
     pub fn joining(&self) -> Result<Option<Joining>, StateError> {
-        let path = self.joining_path();
-        let bytes = match std::fs::read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            read => read.map_err(io_error("read", &path))?,
-        };
+        let Some(bytes) = self.bytes_if_there(&self.joining_path())? else { return Ok(None) };
         let end = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
         let vault = std::str::from_utf8(&bytes[..end]).ok().and_then(VaultId::from_hex);
         Ok(vault.map(|vault| Joining { vault, phrase_file: os::path_from_bytes(bytes[(end + 1).min(bytes.len())..].to_vec()) }))
@@ -80,11 +77,8 @@ impl State {
     /// # Errors
     /// Where the system refuses.
     pub fn forget_joining(&self) -> Result<(), StateError> {
-        let path = self.joining_path();
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &path)(error)),
-            _ => Ok(()),
-        }
+        self.remove(&self.joining_path())?;
+        self.sync(&self.folder)
     }
 
     fn joining_path(&self) -> PathBuf {
@@ -99,19 +93,18 @@ impl State {
     /// `AlreadyJoined` where the folder belongs to a workgroup; where the system refuses.
     pub fn found(&self, founding: &Founding<'_>) -> Result<Signed<Certificate>, StateError> {
         self.require_unjoined()?;
-        let vault = self.folder.join("vault");
-        os::create_private_dir(&vault).map_err(io_error("create", &vault))?;
+        durable::create_dir(self.disk.as_ref(), &self.folder.join("vault"))?;
         let node = NodeId(founding.node_key.public().0);
-        write_private(&self.folder.join("node.key"), keyfile::to_text(NODE_KEY, [&*founding.node_key.secret()]).as_bytes())?;
+        self.write(&self.node_key_path(), keyfile::to_text(NODE_KEY, [&*founding.node_key.secret()]).as_bytes())?;
         self.write_vault(founding, node)?;
-        write_private(&self.folder.join("machine"), format!("{}\n", founding.machine).as_bytes())?;
-        write_private(&self.folder.join("charter.bin"), &founding.token.charter.to_wire())?;
+        self.write(&self.folder.join("machine"), format!("{}\n", founding.machine).as_bytes())?;
+        self.write(&self.folder.join("charter.bin"), &founding.token.charter.to_wire())?;
         let config = self.config_path();
-        if !config.try_exists().map_err(io_error("look for", &config))? {
-            write_private(&config, founding.config.to_text().as_bytes())?;
+        if !self.has(&config)? {
+            self.write(&config, founding.config.to_text().as_bytes())?;
         }
         let certificate = founding.certificate(node);
-        write_private(&self.certificate_path(), &certificate.to_wire())?;
+        self.write(&self.certificate_path(), &certificate.to_wire())?;
         Ok(certificate)
     }
 
@@ -132,24 +125,15 @@ impl State {
     /// # Errors
     /// What cannot be removed.
     pub fn unfound(&self) -> Result<(), StateError> {
-        let gone = |path: &Path, removed: io::Result<()>| match removed {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", path)(error)),
-            _ => Ok(()),
-        };
-        // The certificate first: without it the folder belongs to no workgroup.
-        for path in [
-            self.certificate_path(),
-            self.folder.join("charter.bin"),
-            self.folder.join("node.key"),
-            self.folder.join("machine"),
-            self.folder.join("copied"),
-            self.records_path(),
-        ] {
-            let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
-            gone(&path, removed)?;
+        // The certificate first, durably: without it the folder belongs to no workgroup.
+        self.remove(&self.certificate_path())?;
+        self.sync(&self.folder)?;
+        for name in ["charter.bin", "node.key", "machine", "copied"] {
+            self.remove(&self.folder.join(name))?;
         }
-        let vault = self.folder.join("vault");
-        gone(&vault, std::fs::remove_dir_all(&vault))
+        self.remove_folder(&self.records_path())?;
+        self.remove_folder(&self.folder.join("vault"))?;
+        self.sync(&self.folder)
     }
 
     fn write_vault(&self, founding: &Founding<'_>, node: NodeId) -> Result<(), StateError> {
@@ -157,14 +141,14 @@ impl State {
         let secrets: Vec<_> = (1..=generations).map(|generation| founding.secret.unsealing_secret(generation)).collect();
         let writers: Vec<_> =
             (1..).zip(&secrets).map(|(generation, secret)| founding.writer(generation, sealing_key(secret), node)).collect();
-        let key = |name, kind, text: &[u8; 32]| write_private(&self.vault_path(name), keyfile::to_text(kind, [text]).as_bytes());
+        let key = |name, kind, text: &[u8; 32]| self.write(&self.vault_path(name), keyfile::to_text(kind, [text]).as_bytes());
         key("writer.key", WRITER_KEY, &founding.writer_key.secret())?;
         key("chunk-id.key", CHUNK_ID_KEY, founding.secret.chunk_id_key().as_bytes())?;
         let unsealing = keyfile::to_text(UNSEALING_KEY, secrets.iter().map(|secret| &**secret));
-        write_private(&self.vault_path("unsealing.key"), unsealing.as_bytes())?;
-        write_private(&self.vault_path("writer.bin"), &writers[0].to_wire())?;
+        self.write(&self.vault_path("unsealing.key"), unsealing.as_bytes())?;
+        self.write(&self.vault_path("writer.bin"), &writers[0].to_wire())?;
         if founding.takeover {
-            write_private(&self.vault_path("takeover.bin"), &writers.to_wire())?;
+            self.write(&self.vault_path("takeover.bin"), &writers.to_wire())?;
         }
         Ok(())
     }
@@ -175,8 +159,12 @@ impl State {
     /// # Errors
     /// Where the system refuses.
     pub fn takeover_pending(&self) -> Result<bool, StateError> {
-        let path = self.vault_path("takeover.bin");
-        path.try_exists().map_err(io_error("look for", &path))
+        let pending = self.has(&self.vault_path("takeover.bin"))?;
+        if !pending {
+            // Whoever removed it may have been killed before the sync of the folder, and with the power it must not come back.
+            self.sync_vault()?;
+        }
+        Ok(pending)
     }
 
     /// The certificates that were made ready, those of generation 1, 2 and so on; only while a takeover is pending.
@@ -184,7 +172,7 @@ impl State {
     /// # Errors
     /// Where they are missing or damaged.
     pub fn takeover_writers(&self) -> Result<Vec<Signed<WriterCert>>, StateError> {
-        read_record(&self.vault_path("takeover.bin"))
+        self.record(&self.vault_path("takeover.bin"))
     }
 
     /// Makes this node the writer of the generation after `seen`, the highest that any holder knows (0 for none), and forgets what
@@ -193,20 +181,18 @@ impl State {
     /// # Errors
     /// `Generation` where `seen` is too high for what was made ready.
     pub fn raise_generation(&self, seen: u64) -> Result<Signed<WriterCert>, StateError> {
-        let path = self.vault_path("takeover.bin");
         let writers = self.takeover_writers()?;
         let ready = writers.len() as u64;
         let index = usize::try_from(seen).unwrap_or(usize::MAX);
         let writer = writers.into_iter().nth(index).ok_or(StateError::Generation { seen, ready })?;
-        write_private(&self.vault_path("writer.bin"), &writer.to_wire())?;
+        self.write(&self.vault_path("writer.bin"), &writer.to_wire())?;
         let mut secrets = self.unsealing_secrets()?;
         secrets.reverse();
         let kept = secrets.iter().filter(|(generation, _)| *generation <= writer.generation).map(|(_, secret)| &**secret);
         self.replace_unsealing_key(kept)?;
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &path)(error)),
-            _ => os::sync_dir(&self.folder.join("vault")).map_err(io_error("sync", &path)).map(|()| writer),
-        }
+        self.remove(&self.vault_path("takeover.bin"))?;
+        self.sync_vault()?;
+        Ok(writer)
     }
 }
 
@@ -217,8 +203,7 @@ impl State {
     /// # Errors
     /// Where the system refuses.
     pub fn has_unsealing_key(&self) -> Result<bool, StateError> {
-        let path = self.vault_path("unsealing.key");
-        path.try_exists().map_err(io_error("look for", &path))
+        self.has(&self.vault_path("unsealing.key"))
     }
 
     /// Overwrites and removes it; whether it was there. Wherever that is interrupted, the machine is either not locked at all, or it is
@@ -228,15 +213,15 @@ impl State {
     /// Where the system refuses.
     pub fn remove_unsealing_key(&self) -> Result<bool, StateError> {
         let (path, doomed) = (self.vault_path("unsealing.key"), self.vault_path(DOOMED));
-        let left = wipe(&doomed)?;
-        let removed = match std::fs::rename(&path, &doomed) {
+        let left = self.wipe(&doomed)?;
+        let removed = match self.disk.rename(&path, &doomed) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => false,
             renamed => renamed.map(|()| true).map_err(io_error("remove", &path))?,
         };
         self.sync_vault()?;
-        let wiped = [wipe(&doomed)?, wipe(&self.vault_path(UNFINISHED))?];
+        let wiped = self.wipe(&doomed)? | self.wipe_unfinished()?;
         self.sync_vault()?;
-        Ok(left || removed || wiped.contains(&true))
+        Ok(left || removed || wiped)
     }
 
     /// Finishes what an interrupted [`State::remove_unsealing_key`] or [`State::write_unsealing_key`] left. The state's lock is held.
@@ -246,20 +231,25 @@ impl State {
     pub fn finish_locking(&self) -> Result<(), StateError> {
         let path = self.vault_path("unsealing.key");
         // Version 0.1 wrote zeros into the file before it removed it.
-        let is_blank = || std::fs::read(&path).is_ok_and(|bytes| !bytes.is_empty() && bytes.iter().all(|byte| *byte == 0));
-        let mut wiped = wipe(&self.vault_path(DOOMED))?;
+        let is_blank = || self.bytes(&path).is_ok_and(|bytes| !bytes.is_empty() && bytes.iter().all(|byte| *byte == 0));
+        let mut wiped = self.wipe(&self.vault_path(DOOMED))?;
         if is_blank() {
-            wiped |= wipe(&path)?;
+            wiped |= self.wipe(&path)?;
         }
         if !self.has_unsealing_key()? {
-            wiped |= wipe(&self.vault_path(UNFINISHED))?;
+            wiped |= self.wipe_unfinished()?;
         }
         if wiped { self.sync_vault() } else { Ok(()) }
     }
 
+    /// What the key's file is called before it is written to its end, by this version and by earlier ones.
+    fn wipe_unfinished(&self) -> Result<bool, StateError> {
+        let now = self.wipe(&durable::unfinished(&self.vault_path("unsealing.key")))?;
+        Ok(self.wipe(&self.vault_path("unsealing.key.new"))? || now)
+    }
+
     fn sync_vault(&self) -> Result<(), StateError> {
-        let folder = self.folder.join("vault");
-        os::sync_dir(&folder).map_err(io_error("sync", &folder))
+        self.sync(&self.folder.join("vault"))
     }
 
     /// Writes it anew from what the recovery phrase holds, which is that of this vault; whether it was missing.
@@ -280,10 +270,10 @@ impl State {
     /// Writes the file anew, and overwrites the bytes of the one that was there.
     fn replace_unsealing_key<'a>(&self, secrets: impl IntoIterator<Item = &'a [u8; 32]>) -> Result<(), StateError> {
         let path = self.vault_path("unsealing.key");
-        let before = os::open_to_overwrite(&path);
-        write_private(&path, keyfile::to_text(UNSEALING_KEY, secrets).as_bytes())?;
+        let before = self.open_to_overwrite(&path);
+        self.write(&path, keyfile::to_text(UNSEALING_KEY, secrets).as_bytes())?;
         match before {
-            Ok(before) => overwrite(&before).map_err(io_error("overwrite", &path)),
+            Ok(before) => overwrite(before.as_ref()).map_err(io_error("overwrite", &path)),
             Err(_) => Ok(()),
         }
     }
@@ -291,25 +281,6 @@ impl State {
 
 /// What the file of the key is called while it is overwritten.
 const DOOMED: &str = "unsealing.key.gone";
-/// And before it is written to its end.
-const UNFINISHED: &str = "unsealing.key.new";
-
-/// Overwrites a file and removes it; whether it was there.
-fn wipe(path: &Path) -> Result<bool, StateError> {
-    match os::open_to_overwrite(path) {
-        Ok(file) => overwrite(&file).and_then(|()| std::fs::remove_file(path)).map(|()| true).map_err(io_error("remove", path)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(io_error("remove", path)(error)),
-    }
-}
-
-/// Puts zeros in the place of all bytes, durably. File systems that never write in place, and disks that spread their writes, may keep
-/// the old bytes elsewhere.
-fn overwrite(file: &File) -> io::Result<()> {
-    let length = file.metadata()?.len();
-    os::write_all_at(file, &vec![0; usize::try_from(length).unwrap_or(usize::MAX)], 0)?;
-    file.sync_all()
-}
 
 impl Founding<'_> {
     fn certificate(&self, node: NodeId) -> Signed<Certificate> {

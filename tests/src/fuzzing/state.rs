@@ -4,6 +4,7 @@ use super::{choose, chosen, samples};
 use backmesh::state::config::{Config, with_changes};
 use backmesh::state::{State, read_secret};
 use backmesh_format::keyfile;
+use backmesh_store::RealDisk;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -66,7 +67,7 @@ fn paper(name: &str, read: fn(&State), bytes: &[u8]) {
     let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
     file.and_then(|mut file| file.write_all(bytes)).expect("a file can be written");
     read(&State::open(folder.path()).expect("a folder opens"));
-    let _ = read_secret(&path);
+    let _ = read_secret(&RealDisk, &path);
 }
 
 /// Papers and keys as they are written, and a configuration with all that it can have.
