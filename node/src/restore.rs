@@ -15,14 +15,14 @@ use crate::library::Library;
 use crate::node::Node;
 use crate::report::Report;
 use crate::state::Config;
-use backmesh_codec::catalogue::{LastContents, Rest};
+use backmesh_codec::catalogue::LastContents;
 use backmesh_control::{
     Batch, Event, ExitCode, Failure, PathText, Phase, PlanItem, PlannedAction, Problem, Progress, RestoreResult,
 };
 use backmesh_format::catalogue::{Entry, Kind, split_key};
 use backmesh_format::index::ChunkRef;
 use backmesh_format::vault::Snapshot;
-use backmesh_source::{BadPattern, Choice, FileSink, RestoreError, RestoreOptions, RestoreWriter, Rules, Step};
+use backmesh_source::{BadPattern, FileSink, RestoreError, RestoreOptions, RestoreWriter, Rules, Step};
 use choosing::Wanted;
 use existing::{Here, has_length, verified_at};
 use expected::expected;
@@ -316,15 +316,15 @@ impl<'a> Work<'a> {
             // Closed here and opened again when its turn comes: thousands of small files wait for theirs.
         }
         let holes = entry.holes.clone();
-        self.step(Op::Begin(Box::new((key.clone(), entry, here.is_any()))))?;
+        self.step(Op::Begin(Box::new((key, entry, here.is_any()))))?;
         let (mut at, mut offset) = (0, 0);
         loop {
             let some = match refs.next(&mut self.library.pages) {
                 Ok(some) if some.is_empty() => break,
                 Ok(some) => some,
-                // What was written so far is not put in the place of the file, as it is too short.
+                // What was written so far is not put in the place of the file, also where it is as long as that.
                 Err(error) => {
-                    self.failed(&key, &error.to_string());
+                    self.step(Op::Broken(Box::new(error)))?;
                     break;
                 }
             };
@@ -452,6 +452,11 @@ impl<'a> Work<'a> {
                     let bytes = read();
                     self.write(chunk.bytes, bytes);
                 }
+                Op::Broken(error) => {
+                    if let Some(current) = &mut self.current {
+                        current.failed.get_or_insert(FileError::Fetch(*error));
+                    }
+                }
                 Op::End => self.end_file()?,
             }
         }
@@ -552,19 +557,6 @@ pub(crate) fn weight(key: &[u8], entry: &Entry) -> usize {
     let xattrs: usize = entry.xattrs.iter().map(|(name, value)| 64 + name.len() + value.len()).sum();
     let windows = entry.windows.as_ref().map_or(0, |windows| windows.security_descriptor.len());
     300 + key.len() + target + xattrs + windows + 16 * entry.holes.len() + 36 * refs
-}
-
-/// A part of a walk through the catalogue.
-struct Portion {
-    entries: Vec<(Vec<u8>, Entry, Choice)>,
-    /// How many there were, those that were left out too.
-    seen: u64,
-    /// The first of what could not be read.
-    errors: Vec<FetchError>,
-    /// How many more there were.
-    errors_untold: u64,
-    /// Where to go on, behind the last key.
-    more: Option<(Rest, Vec<u8>)>,
 }
 
 /// What ends the restore where every further file would fail in the same way.

@@ -138,6 +138,10 @@ fn names_and_links_that_lead_out_are_refused_or_contained() {
     homes.push(("home", "short", entry(Kind::File { bytes: 3, content: Content::Chunks(vec![good]) })));
     homes.push(("home", "long", entry(Kind::File { bytes: u64::MAX, content: Content::Chunks(vec![good]) })));
     homes.push(("home", "holes", Entry { holes: vec![(u64::MAX, u64::MAX), (0, u64::MAX), (9, 0)], ..file(good) }));
+    // More chunks than are remembered of a file, and only behind these more bytes than it has.
+    let many = ChunkList(vec![forger.chunk(b"x"); 20_000]);
+    let pages = vec![forger.page(page_bytes(&many)); 15];
+    homes.push(("home", "overlong", entry(Kind::File { bytes: 17 << 14, content: Content::Pages { depth: 1, pages } })));
     let wide = vec![0x5a; 60 << 10];
     homes.push(("home", "wide", Entry { xattrs: vec![(b"user.wide".to_vec(), wide)], ..file(good) }));
     let below = leaf(vec![
@@ -172,6 +176,8 @@ fn names_and_links_that_lead_out_are_refused_or_contained() {
         let outcome = harmless(heir.run(&["restore", "latest~1", "--to", text(&target)]));
         assert_eq!(outcome.code, Some(3), "{outcome:?}");
         assert!(outcome.stderr.contains("could lead out") || outcome.stderr.contains("the path of an entry"), "{outcome:?}");
+        let told = outcome.stderr.lines().filter(|line| line.contains("overlong")).count();
+        assert_eq!(told, 1, "{outcome:?}");
         contained(&outside, &target, attempt);
     }
     let stranger = group.folder.path().join("stranger");
@@ -200,7 +206,7 @@ fn contained(outside: &Path, target: &Path, attempt: u32) {
     );
     assert!(fs::symlink_metadata(home.join("way")).unwrap().is_symlink());
     assert_eq!(fs::read(target.join("zz2/last")).unwrap(), b"good", "a page that is refused costs no other");
-    for missing in ["short", "long"] {
+    for missing in ["short", "long", "overlong"] {
         assert!(fs::symlink_metadata(home.join(missing)).is_err(), "{missing} cannot be restored");
     }
     let left: Vec<_> = names(&home).into_iter().filter(|name| name.to_string_lossy().contains("restoring")).collect();

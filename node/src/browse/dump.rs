@@ -271,6 +271,7 @@ impl<'a> Out<'a> {
                     self.bytes += u64::from(chunk.bytes);
                     self.put(&vec![0; chunk.bytes as usize]);
                 }
+                Op::Broken(error) => return Err(broken(&self.path, &error)),
                 Op::End => self.put(&vec![0; tar::padding(self.bytes)]),
             }
         }

@@ -3,7 +3,7 @@
 //! Folders that are not chosen themselves wait until something in them is: they come before it in the catalogue, and are forgotten
 //! once the walk has passed them. What is left out as a whole folder is not fetched from the catalogue either.
 
-use super::{Failure, FetchError, PathText, Portion, Problem, Wish, Work, unreadable, weight};
+use super::{Failure, FetchError, PathText, Problem, Wish, Work, unreadable, weight};
 use backmesh_codec::catalogue::{Rest, Walk};
 use backmesh_control::ExitCode;
 use backmesh_format::catalogue::{Entry, Kind, key_of, split_key};
@@ -91,12 +91,14 @@ fn is_inside(path: &[u8], folder: &[u8]) -> bool {
 
 /// Folders that wait for something in them to be chosen: for each folder on the way to where the walk is, those in it that are
 /// still to come.
-#[derive(Default)]
 struct Waiting {
     folders: Vec<(Vec<u8>, VecDeque<Found>)>,
     bytes: usize,
-    /// Those that could not wait: they are made where they are needed, and get no modes and times.
-    turned_away: u64,
+    bytes_max: usize,
+    /// Folders in which some could not wait, each with the name of the first.
+    turned_away: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The folder on the way to which these were named last.
+    named: Vec<u8>,
 }
 
 /// What folders that wait may take in memory, about, in bytes.
@@ -110,11 +112,17 @@ struct Found {
 }
 
 impl Waiting {
+    fn new(bytes_max: usize) -> Self {
+        Self { folders: Vec::new(), bytes: 0, bytes_max, turned_away: Vec::new(), named: Vec::new() }
+    }
+
     fn push(&mut self, folder: Vec<u8>, found: Found) {
         self.pass(&folder);
         let bytes = found.weight();
-        if self.bytes + bytes > WAITING_BYTES_MAX {
-            self.turned_away += 1;
+        if self.bytes + bytes > self.bytes_max {
+            if self.turned_away.last().is_none_or(|(known, _)| *known != folder) {
+                self.turned_away.push((folder, found.name));
+            }
             return;
         }
         self.bytes += bytes;
@@ -132,6 +140,20 @@ impl Waiting {
             *bytes -= if stays { 0 } else { waiting.iter().map(Found::weight).sum() };
             stays
         });
+        self.turned_away.retain(|(known, _)| is_inside(folder, known));
+    }
+
+    /// The paths of those on the way to `folder` that could not wait, as far as they were not named before. Some of them may have been
+    /// chosen themselves.
+    fn missed(&mut self, folder: &[u8]) -> Vec<Vec<u8>> {
+        let way = self.turned_away.iter().filter_map(|(known, first)| {
+            let next = next_name(folder, known);
+            let path = || if known.is_empty() { next.to_vec() } else { [known, &b"/"[..], next].concat() };
+            (!next.is_empty() && next >= first.as_slice()).then(path)
+        });
+        let missed = way.filter(|path| !is_inside(&self.named, path)).collect();
+        self.named = folder.to_vec();
+        missed
     }
 
     /// Those on the way to `folder`, outermost first; what the walk has passed is forgotten.
@@ -139,8 +161,7 @@ impl Waiting {
         self.pass(folder);
         let mut needed = Vec::new();
         for (known, waiting) in &mut self.folders {
-            let rest = folder[known.len()..].strip_prefix(b"/").unwrap_or(&folder[known.len()..]);
-            let next = rest.split(|byte| *byte == b'/').next().unwrap_or_default();
+            let next = next_name(folder, known);
             if next.is_empty() {
                 continue;
             }
@@ -156,6 +177,12 @@ impl Waiting {
     }
 }
 
+/// The first name on the way from `known` to `folder`, which is inside it; empty where they are the same.
+fn next_name<'a>(folder: &'a [u8], known: &[u8]) -> &'a [u8] {
+    let rest = &folder[known.len()..];
+    rest.strip_prefix(b"/").unwrap_or(rest).split(|byte| *byte == b'/').next().unwrap_or_default()
+}
+
 impl Found {
     fn weight(&self) -> usize {
         weight(&self.key, &self.entry)
@@ -166,20 +193,26 @@ impl Work<'_> {
     /// The folders on the way to a path, so that they get their own modes and times.
     pub(super) fn ancestors(&mut self, snapshot: &Snapshot, path: &[u8]) -> Result<(), Failure> {
         for slash in path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at) {
-            let folder = &path[..slash];
-            let found = self.library.catalogue(snapshot.catalogue.clone()).lookup(folder);
-            if let Ok(Some(entry)) = found {
-                let (parent, name) = folder
-                    .iter()
-                    .rposition(|byte| *byte == b'/')
-                    .map_or((&[][..], folder), |at| (&folder[..at], &folder[at + 1..]));
-                let key = key_of(parent, name);
-                if !(self.wanted.in_place && self.is_there(&key, &entry)) {
-                    self.apply(&key, &entry)?;
-                }
-            }
+            // Without it the folder is made as it is needed, and what was asked for comes first.
+            let _ = self.looked_up(snapshot, &path[..slash])?;
         }
         Ok(())
+    }
+
+    /// A folder, by its path; what kept it from being found.
+    fn looked_up(&mut self, snapshot: &Snapshot, folder: &[u8]) -> Result<Result<(), FetchError>, Failure> {
+        let entry = match self.library.catalogue(snapshot.catalogue.clone()).lookup(folder) {
+            Ok(Some(entry)) => entry,
+            Ok(None) => return Ok(Ok(())),
+            Err(error) => return Ok(Err(error)),
+        };
+        let (parent, name) =
+            folder.iter().rposition(|byte| *byte == b'/').map_or((&[][..], folder), |at| (&folder[..at], &folder[at + 1..]));
+        let key = key_of(parent, name);
+        if !(self.wanted.in_place && self.is_there(&key, &entry)) {
+            self.apply(&key, &entry)?;
+        }
+        Ok(Ok(()))
     }
 
     fn is_there(&self, key: &[u8], entry: &Entry) -> bool {
@@ -190,7 +223,7 @@ impl Work<'_> {
     pub(super) fn subtree(&mut self, snapshot: &Snapshot, path: &[u8]) -> Result<(), Failure> {
         let root = snapshot.catalogue.clone();
         let mut chooser = self.wanted.chooser(path);
-        let mut waiting = Waiting::default();
+        let mut waiting = Waiting::new(WAITING_BYTES_MAX);
         let mut seen = 0_u64;
         // The walk borrows the pages while files are planned from the same pages, so it hands over what it found in portions.
         let mut from: Option<(Rest, Vec<u8>)> = None;
@@ -209,7 +242,7 @@ impl Work<'_> {
             seen += portion.seen;
             for (key, entry, choice) in portion.entries {
                 self.go_on()?;
-                self.chosen(key, entry, choice, &mut waiting)?;
+                self.chosen(snapshot, (key, entry), choice, &mut waiting)?;
             }
             // Nothing at all is no restore with problems.
             if let Some(error) = portion.errors.first().filter(|_| seen == 0 && self.result.entries == 0) {
@@ -228,18 +261,19 @@ impl Work<'_> {
                 None => break,
             }
         }
-        if waiting.turned_away > 0 {
-            let message =
-                format!("{} folders get no modes and times: too many wait for what is chosen in them", waiting.turned_away);
-            self.report.problem(Problem::at(&[b"/", path].concat(), message));
-        }
         if seen == 0 && !path.is_empty() {
             self.report.problem(Problem::at(&[b"/", path].concat(), "it is not in the snapshot"));
         }
         Ok(())
     }
 
-    fn chosen(&mut self, key: Vec<u8>, entry: Entry, choice: Choice, waiting: &mut Waiting) -> Result<(), Failure> {
+    fn chosen(
+        &mut self,
+        snapshot: &Snapshot,
+        (key, entry): (Vec<u8>, Entry),
+        choice: Choice,
+        waiting: &mut Waiting,
+    ) -> Result<(), Failure> {
         let Ok((folder, name)) = split_key(&key) else { return Ok(()) };
         if choice == Choice::Pass {
             waiting.push(folder, Found { name, key, entry });
@@ -248,6 +282,12 @@ impl Work<'_> {
         for needed in waiting.take(&folder) {
             if !(self.wanted.in_place && self.is_there(&needed.key, &needed.entry)) {
                 self.entry(needed.key, needed.entry)?;
+            }
+        }
+        for missed in waiting.missed(&folder) {
+            if let Err(error) = self.looked_up(snapshot, &missed)? {
+                let message = format!("its mode and times cannot be restored: {error}");
+                self.report.problem(Problem::at(&[b"/", &missed[..]].concat(), message));
             }
         }
         let path = if folder.is_empty() { name } else { [&folder[..], b"/", &name].concat() };
@@ -280,6 +320,19 @@ impl Work<'_> {
         }
         Ok(removed.len() as u64)
     }
+}
+
+/// A part of a walk through the catalogue.
+struct Portion {
+    entries: Vec<(Vec<u8>, Entry, Choice)>,
+    /// How many there were, those that were left out too.
+    seen: u64,
+    /// The first of what could not be read.
+    errors: Vec<FetchError>,
+    /// How many more there were.
+    errors_untold: u64,
+    /// Where to go on, behind the last key.
+    more: Option<(Rest, Vec<u8>)>,
 }
 
 /// As many entries as are looked at in one go.
@@ -397,7 +450,7 @@ mod tests {
 
     #[test]
     fn folders_wait_for_what_is_in_them_and_are_forgotten_behind_them() {
-        let mut waiting = Waiting::default();
+        let mut waiting = Waiting::new(WAITING_BYTES_MAX);
         let take = |waiting: &mut Waiting, folder: &str| -> Vec<String> {
             waiting.take(folder.as_bytes()).into_iter().map(|found| String::from_utf8(found.name).unwrap()).collect()
         };
@@ -409,5 +462,24 @@ mod tests {
         assert!(take(&mut waiting, "b/y/z").is_empty());
         assert_eq!(take(&mut waiting, "c"), ["c"]);
         assert!(waiting.folders.iter().all(|(_, waiting)| waiting.is_empty()));
+    }
+
+    #[test]
+    fn folders_that_cannot_wait_are_named_where_they_are_needed() {
+        let mut waiting = Waiting::new(2 * found("a").weight());
+        ["a", "b", "c", "d"].iter().for_each(|name| waiting.push(Vec::new(), found(name)));
+        let missed = |waiting: &mut Waiting, folder: &str| -> Vec<String> {
+            waiting.take(folder.as_bytes());
+            waiting.missed(folder.as_bytes()).into_iter().map(|path| String::from_utf8(path).unwrap()).collect()
+        };
+        // Nothing in them is chosen, so nothing is missed.
+        assert!(missed(&mut waiting, "").is_empty());
+        assert!(missed(&mut waiting, "b/x").is_empty());
+        ["y", "z"].iter().for_each(|name| waiting.push(b"c".to_vec(), found(name)));
+        waiting.push(b"c".to_vec(), found("zz"));
+        assert_eq!(missed(&mut waiting, "c/zz/1"), ["c", "c/zz"]);
+        assert!(missed(&mut waiting, "c/zz/1").is_empty());
+        assert!(missed(&mut waiting, "c/zz/2").is_empty());
+        assert_eq!(missed(&mut waiting, "d"), ["d"]);
     }
 }

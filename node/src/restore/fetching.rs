@@ -60,7 +60,9 @@ pub(crate) enum Op<B> {
     Here(ChunkRef),
     /// Its next chunk is part of a hole.
     Hole(ChunkRef),
-    /// It is complete.
+    /// The list of its chunks cannot be had to its end.
+    Broken(Box<FetchError>),
+    /// It has ended.
     End,
 }
 
@@ -127,7 +129,7 @@ impl<B: Weighs + Send + 'static> Prefetch<B> {
         match &op {
             Op::Fetch(chunk) => self.gathered_bytes += u64::from(chunk.bytes),
             Op::Begin(begun) => self.gathered_weight += begun.weight(),
-            Op::Here(_) | Op::Hole(_) | Op::End => {}
+            Op::Here(_) | Op::Hole(_) | Op::Broken(_) | Op::End => {}
         }
         self.gathered.push(op);
         let together = *self.together.get_or_insert(if places.is_far() { Together::FAR_FIRST } else { Together::NEAR });

@@ -5,7 +5,6 @@ use std::io;
 use backmesh_format::Wire;
 use backmesh_format::catalogue::Entry;
 
-use super::sink::with_temporary_name;
 use super::{FirstName, RestoreError, RestoreWriter, Shared};
 use crate::os;
 
@@ -104,11 +103,8 @@ impl Shared {
             return Ok(());
         }
         let parent = self.made_parent(&place)?;
-        let (temporary, ()) = with_temporary_name(|name| os::link(&*source, &first.name, &*parent, name))
-            .map_err(|error| place.io("make another name of the file", error))?;
-        self.replace(&place, &parent, &temporary).inspect_err(|_| {
-            let _ = os::remove_file(&*parent, &temporary);
-        })
+        let make = |name: &[u8]| os::link(&*source, &first.name, &*parent, name);
+        self.put_named(&place, &parent, make, |error| place.io("make another name of the file", error), |_| Ok(()))
     }
 
     /// The deepest first: a folder that nobody may enter would hide those below it. They came in the order of the catalogue, in which

@@ -19,11 +19,16 @@ pub(super) struct Later {
     file: Option<File>,
     /// Where the blocks in the file end.
     ends: Vec<u64>,
+    /// A block could not be written. It stays in memory, and nothing more comes to it.
+    failed: bool,
 }
 
 impl Later {
     /// Adds a piece. `make` makes the file, where one is needed.
     pub(super) fn push(&mut self, piece: &[u8], make: impl FnOnce() -> io::Result<File>) -> io::Result<()> {
+        if self.failed {
+            return Err(io::Error::other("there is no room for it since a part of what was set aside could not be written"));
+        }
         let length = (piece.len() as u32).to_le_bytes();
         for part in [&length[..], piece, &length] {
             self.block.extend_from_slice(part);
@@ -31,14 +36,20 @@ impl Later {
         if self.block.len() < MEMORY_MAX {
             return Ok(());
         }
+        let written = self.write(make);
+        self.failed = written.is_err();
+        written
+    }
+
+    fn write(&mut self, make: impl FnOnce() -> io::Result<File>) -> io::Result<()> {
         let file = match self.file.take() {
             Some(file) => file,
             None => make()?,
         };
         let end = self.end();
-        os::write_at(&file, &self.block, end)?;
+        let file = self.file.insert(file);
+        os::write_at(file, &self.block, end)?;
         self.ends.push(end + self.block.len() as u64);
-        self.file = Some(file);
         self.block.clear();
         Ok(())
     }
@@ -124,5 +135,22 @@ mod tests {
             found.reverse();
             assert_eq!(found, expected);
         }
+    }
+
+    #[test]
+    fn what_cannot_be_written_does_not_grow() {
+        let piece = vec![7; 1 << 20];
+        let mut later = Later::default();
+        let mut kept = 0;
+        let no_room = || Err(io::Error::from(io::ErrorKind::PermissionDenied));
+        while later.push(&piece, no_room).is_ok() {
+            kept += 1;
+        }
+        let bytes = later.block.len();
+        (0..10).for_each(|_| drop(later.push(&piece, no_room).unwrap_err()));
+        assert_eq!(later.block.len(), bytes);
+        let mut shown = 0;
+        later.forwards(|_| shown += 1).unwrap();
+        assert_eq!(shown, kept + 1, "what came before can still be done at the end");
     }
 }

@@ -335,12 +335,31 @@ impl Shared {
             make(&place.name).map_err(failed)?;
             return self.metadata_at(place, &place.name, entry);
         }
-        let (temporary, ()) = with_temporary_name(make).map_err(failed)?;
-        let problems = self.metadata_at(place, &temporary, entry)?;
-        self.replace(place, &parent, &temporary).inspect_err(|_| {
-            let _ = os::remove_file(&*parent, &temporary);
-        })?;
-        Ok(problems)
+        self.put_named(place, &parent, make, failed, |name| self.metadata_at(place, name, entry))
+    }
+
+    /// Makes something that cannot be locked under a temporary name, dresses it, and puts it in its place. Another restore that begins
+    /// in the folder may take it for what a killed one left and remove it on its way: then it is made again.
+    pub(super) fn put_named<T>(
+        &self,
+        place: &Place,
+        parent: &Handle,
+        make: impl Fn(&[u8]) -> io::Result<()>,
+        failed: impl Fn(io::Error) -> RestoreError,
+        dress: impl Fn(&[u8]) -> Result<T, RestoreError>,
+    ) -> Result<T, RestoreError> {
+        let mut tries = 0;
+        loop {
+            let (temporary, ()) = with_temporary_name(&make).map_err(&failed)?;
+            let put = dress(&temporary).and_then(|dressed| self.replace(place, parent, &temporary).map(|()| dressed));
+            tries += 1;
+            let is_gone = || os::stat_at(parent, &temporary).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+            if put.is_ok() || tries == PUTS_MAX || !is_gone() {
+                return put.inspect_err(|_| {
+                    let _ = os::remove_file(parent, &temporary);
+                });
+            }
+        }
     }
 
     /// Renames what was made to the place's name, over whatever is there.
@@ -398,6 +417,9 @@ impl Shared {
 }
 
 /// The list of who else may do what, beside the mode.
+/// How often something is made again that another restore has swept away: each sweeps a folder once.
+const PUTS_MAX: usize = 5;
+
 const ACL: &[u8] = b"system.posix_acl_access";
 
 /// What became of an entry's extended attributes.
@@ -427,4 +449,38 @@ fn allowed_mode(mode: u16, owner_set: bool, group_set: bool) -> u16 {
     let setuid = if owner_set { 0 } else { 0o4000 };
     let setgid = if owner_set && group_set { 0 } else { 0o2000 };
     mode & 0o7777 & !(setuid | setgid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{RestoreOptions, RestoreWriter};
+    use super::*;
+    use backmesh_format::catalogue::key_of;
+    use std::cell::Cell;
+
+    #[test]
+    fn what_another_restore_swept_away_is_made_again() {
+        let target = tempfile::tempdir().unwrap();
+        let writer = RestoreWriter::create(target.path(), RestoreOptions::default()).unwrap();
+        let shared = &writer.shared;
+        let place = shared.place(&key_of(b"", b"link")).unwrap();
+        let parent = shared.made_parent(&place).unwrap();
+        let put = |times_swept| {
+            let made = Cell::new(0);
+            let make = |name: &[u8]| {
+                os::make_symlink(b"away", &*parent, name)?;
+                made.set(made.get() + 1);
+                if made.get() <= times_swept { os::remove_file(&*parent, name) } else { Ok(()) }
+            };
+            let put = shared.put_named(&place, &parent, make, |error| place.io("make it", error), |_| Ok(()));
+            (made.get(), put)
+        };
+        let (made, swept_twice) = put(2);
+        swept_twice.unwrap();
+        assert_eq!((made, std::fs::read_link(target.path().join("link")).unwrap()), (3, "away".into()));
+        let (made, always) = put(usize::MAX);
+        always.unwrap_err();
+        assert_eq!(made, PUTS_MAX);
+        assert_eq!(std::fs::read_dir(target.path()).unwrap().count(), 1);
+    }
 }
