@@ -237,7 +237,11 @@ fn status(result: &StatusResult) -> String {
             );
         }
         if shelf.broken {
-            line("attention", "the disk did not confirm a write: nothing more is kept until the agent starts again".to_owned());
+            line(
+                "attention",
+                "the disk did not confirm a write: check it, then start the machine again; until then nothing more is kept"
+                    .to_owned(),
+            );
         }
     }
     lines.concat()
