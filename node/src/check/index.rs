@@ -14,18 +14,20 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 impl Check<'_> {
-    /// The segments that this machine wrote. Those of an earlier one were read where their packs were listed.
+    /// The segments that this machine wrote, and the packs that are in none. Those of an earlier machine, or of another copy of this
+    /// state, were read where their packs were listed.
     pub(super) fn index(&mut self, library: &mut Library) -> Result<(), Failure> {
         for purpose in [Purpose::Catalogue, Purpose::Data] {
-            let (mut indexed_to, mut different) = (0, 0);
-            for listed in self.node.vault.segments(purpose).into_iter().filter(|listed| listed.local) {
-                // Packs between two segments are in neither.
-                for row in local_rows(self.node, indexed_to..listed.first_pack, purpose)? {
+            let mut different = 0;
+            let listed = self.node.vault.segments(purpose);
+            for gap in gaps(&listed) {
+                for row in local_rows(self.node, gap, purpose)? {
                     row?;
                     different += 1;
                 }
-                different += self.segment(library, purpose, &listed)?;
-                indexed_to = listed.end_pack;
+            }
+            for listed in listed.iter().filter(|listed| listed.local) {
+                different += self.segment(library, purpose, listed)?;
             }
             if different > 0 {
                 self.problem(format!(
@@ -62,6 +64,18 @@ impl Check<'_> {
             None => different,
         })
     }
+}
+
+/// The packs before each segment that is written here which are in none.
+fn gaps(listed: &[Listed]) -> Vec<Range<u32>> {
+    let (mut indexed_to, mut gaps) = (0, Vec::new());
+    for listed in listed {
+        if listed.local && indexed_to < listed.first_pack {
+            gaps.push(indexed_to..listed.first_pack);
+        }
+        indexed_to = indexed_to.max(listed.end_pack);
+    }
+    gaps
 }
 
 /// The rows of some packs in the local index, without those whose pack was forgotten since: no segment has them either.
@@ -115,6 +129,18 @@ mod tests {
         let pack = PackPlace { pack: PackId([9; 32]), copyset: CopysetId([8; 32]), class: SizeClass::K4 };
         let at = FramePlace { frame: number.into(), frame_offset: 0, frame_sealed_bytes: 99, offset: 0, bytes: 9 };
         SegmentRow { id: [number; 16], pack, at }
+    }
+
+    #[test]
+    fn packs_of_segments_that_were_taken_over_are_in_those() {
+        let root = backmesh_format::ChunkId([1; 32]);
+        let place = backmesh_format::index::Place { pack: row(1).pack, at: row(1).at };
+        let reference = backmesh_format::index::SegmentRef { purpose: Purpose::Data, domain: 0, rows: 1, root, place };
+        let listed = |first_pack, end_pack, local| Listed { reference: reference.clone(), first_pack, end_pack, local };
+        assert_eq!(gaps(&[listed(0, 50, false), listed(0, 0, false), listed(50, 60, true)]), []);
+        let mixed =
+            [listed(5, 50, false), listed(40, 45, true), listed(60, 70, true), listed(70, 80, true), listed(82, 90, true)];
+        assert_eq!(gaps(&mixed), [50..60, 80..82]);
     }
 
     fn compare(there: &[SegmentRow], here: &[SegmentRow]) -> u64 {
