@@ -176,7 +176,7 @@ impl From<&BackupError> for Failure {
 /// # Errors
 /// [`BackupError`]. Files that cannot be read are problems in the report, not errors.
 pub async fn back_up(node: &Arc<Node>, report: &Report) -> Result<BackupResult, BackupError> {
-    let run = node.backing_up.begin().map_err(|_| BackupError::Running)?;
+    let run = node.backing_up.begin().await.map_err(|_| BackupError::Running)?;
     back_up_in(node, run, report).await
 }
 
@@ -185,7 +185,11 @@ pub async fn back_up(node: &Arc<Node>, report: &Report) -> Result<BackupResult, 
 /// # Errors
 /// As [`back_up`].
 pub async fn back_up_or_attend(node: &Arc<Node>, report: &Report) -> Result<BackupResult, Failure> {
-    match node.backing_up.begin() {
+    let begun = tokio::select! {
+        begun = node.backing_up.begin() => begun,
+        () = report.stopped() => return Err(BackupError::Interrupted.into()),
+    };
+    match begun {
         Ok(run) => back_up_in(node, run, report).await.map_err(Failure::from),
         Err(hearing) => {
             let ended = attend(hearing, |event| report.pass_on(event));

@@ -46,7 +46,7 @@ pub(crate) async fn save_conduct(node: &Arc<Node>) {
 
 /// This state is older than what its holders know. A backup that runs finds that out by itself.
 async fn catch_up_alone(node: &Arc<Node>) {
-    let Ok(_run) = node.backing_up.begin() else { return };
+    let Some(_run) = node.backing_up.begin_quietly() else { return };
     if let Err(error) = catch_up(node).await {
         tracing::warn!("{error}");
     }
