@@ -241,9 +241,8 @@ async fn back_up_alone(node: &Arc<Node>, report: &Report) -> Result<BackupResult
     let snapshot = snapshot(node, &scanned, &packing, started_at, &roots, report.problems());
     let (id, finished_at) = (snapshot.id(), snapshot.finished_at);
     let head = commit::commit_head(node, snapshot).await?;
-    tokio::task::spawn_blocking(move || cache.finish()).await.map_err(|_| BackupError::Stopped)??;
     node.schedule.succeeded(finished_at, roots);
-    node.sets.save()?;
+    remember_what_helps(node, cache).await;
     node.members.announce_vault(&node.vault, &node.sets);
     tracing::info!(snapshot = %id, sequence = head.sequence, "a backup is done");
 
@@ -259,6 +258,18 @@ async fn back_up_alone(node: &Arc<Node>, report: &Report) -> Result<BackupResult
         notes: notes(&scanned),
         left_out: crate::preview::left_out(&scanned.left_out),
     })
+}
+
+/// The backup counts already: what cannot be written now costs the next one time, and nothing else.
+async fn remember_what_helps(node: &Node, cache: backmesh_store::StatCacheWriter) {
+    match tokio::task::spawn_blocking(move || cache.finish()).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::warn!("the next backup reads files again that have not changed: {error}"),
+        Err(error) => tracing::warn!("the next backup reads files again that have not changed: {error}"),
+    }
+    if let Err(error) = node.sets.save() {
+        tracing::warn!("how full the copysets are cannot be remembered now: {error}");
+    }
 }
 
 /// A configuration that was lost looks like one in which nothing was ever protected; the vault knows better.
