@@ -11,7 +11,7 @@ mod totals;
 
 pub(crate) use commit::{Given, send_head};
 
-use crate::catch_up::{BehindError, catch_up};
+use crate::catch_up::{BehindError, catch_up_to_write};
 use crate::node::Node;
 use crate::os::background::blocking;
 use crate::outbox::OutboxError;
@@ -158,6 +158,13 @@ impl From<&BackupError> for Failure {
                 ExitCode::WrongKey,
                 Some("backmesh key unlock --phrase-file FILE, then back up, then lock it again: so nothing of it gets lost"),
             ),
+            BackupError::Behind(BehindError::Unheard { .. } | BehindError::Unguided) => (
+                ExitCode::TooFew,
+                Some(
+                    "back up again when they are on: a new list of snapshots would hide the old one; backmesh peers shows who is on. \
+                     If they are gone for good, join again with a new state",
+                ),
+            ),
             BackupError::TakingOver => (
                 ExitCode::TooFew,
                 Some("it goes on by itself once members that know the vault can be reached; backmesh peers shows who is on"),
@@ -223,10 +230,7 @@ async fn back_up_alone(node: &Arc<Node>, report: &Report) -> Result<BackupResult
     let options = WalkOptions { exclude: vec![node.state.clone()], rules: config.walk_rules()? };
 
     let packing = Arc::new(prepare(node, report)?);
-    if !node.caught_up.load(Ordering::Acquire) {
-        catch_up(node).await?;
-        node.caught_up.store(true, Ordering::Release);
-    }
+    catch_up_to_write(node).await?;
     let (scanned, cache) = scan_and_pack(node, &packing, report, roots.clone(), options).await?;
 
     report.progress(Progress::new(Phase::Delivering));

@@ -73,15 +73,24 @@ impl Library {
     /// # Errors
     /// Where a page of older ones cannot be read.
     pub fn snapshots(&mut self) -> Result<Vec<Snapshot>, FetchError> {
+        let mut snapshots = self.on_pages(&self.body.older.clone())?;
+        snapshots.extend(self.fetcher.unsealing().open_snapshots(&self.fetcher.vault(), &self.body.sealed)?);
+        snapshots.extend(self.body.snapshots.iter().cloned());
+        Ok(snapshots)
+    }
+
+    /// The snapshots on some pages of older ones, in their order.
+    ///
+    /// # Errors
+    /// Where one cannot be read.
+    pub fn on_pages(&mut self, pages: &[ChunkRef]) -> Result<Vec<Snapshot>, FetchError> {
         let (vault, unsealing) = (self.fetcher.vault(), self.fetcher.unsealing());
         let mut snapshots = Vec::new();
-        for older in &self.body.older {
+        for older in pages {
             let page: SnapshotPage = page_from_bytes(&self.pages.page(older)?)?;
             snapshots.extend(unsealing.open_snapshots(&vault, &page.sealed)?);
             snapshots.extend(page.snapshots);
         }
-        snapshots.extend(unsealing.open_snapshots(&vault, &self.body.sealed)?);
-        snapshots.extend(self.body.snapshots.iter().cloned());
         Ok(snapshots)
     }
 

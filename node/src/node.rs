@@ -1,5 +1,6 @@
 //! All parts of a running node, as the agent holds them together.
 
+use crate::catch_up::Heard;
 use crate::fetch::Fetcher;
 use crate::holder::Holder;
 use crate::lanes::{Dialect, Lanes};
@@ -67,8 +68,8 @@ pub struct Node {
     pub schedule: Scheduler,
     /// Held by the backup that runs.
     pub backing_up: Running,
-    /// Whether holders were asked since the start for a newer state of the vault than this folder's.
-    pub caught_up: AtomicBool,
+    /// Who was asked since the start for a newer state of the vault than this folder's.
+    pub heard: Heard,
     /// What the node waits for before it can back up; none in everyday life.
     pub taking_over: bool,
     files: State,
@@ -130,7 +131,7 @@ impl Node {
             throttles,
             schedule: Scheduler::open(&files),
             backing_up: Running::default(),
-            caught_up: AtomicBool::new(false),
+            heard: Heard::default(),
             taking_over: files.takeover_pending()?,
             stat_cache: StatCache::open(disk, &files.stat_cache_path(), vault.id_key.stat_cache_key())?,
             vault,
@@ -278,9 +279,9 @@ fn open_index(disk: &SharedDisk, folder: &Path, vault: &Vault) -> anyhow::Result
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
-    use crate::holder::tests::joined;
+    use crate::holder::tests::{joined, net};
     use crate::vault::Listed;
     use backmesh_format::index::{FramePlace, PackPlace, Place, SegmentRef};
     use backmesh_format::pack::SizeClass;
@@ -289,6 +290,43 @@ mod tests {
     use backmesh_store::faulty::{Fault, FaultyDisk};
 
     const FOLDER: &str = "/index";
+
+    /// A member, of whose nodes' folders only the keys stay the same.
+    pub(crate) struct Machine {
+        state: State,
+        pub(crate) members: Arc<Members>,
+        pub(crate) net: Net,
+        _folder: tempfile::TempDir,
+    }
+
+    impl Machine {
+        pub(crate) async fn new(seed: u8) -> Self {
+            let (folder, state) = joined(seed);
+            let (net, mut events) = net(state.node_key().unwrap()).await;
+            let records = Arc::new(Records::open(Arc::new(FaultyDisk::new()), Path::new("/members")).unwrap());
+            let (members, drive) = Members::open(&state, net.clone(), records).unwrap();
+            tokio::spawn(drive.run());
+            let told = Arc::clone(&members);
+            tokio::spawn(async move {
+                while let Some(event) = events.recv().await {
+                    told.tell(event).await;
+                }
+            });
+            Self { state, members, net, _folder: folder }
+        }
+
+        /// Its node, with what is on a disk.
+        pub(crate) fn node(&self, disk: &FaultyDisk) -> Arc<Node> {
+            self.try_node(disk).unwrap()
+        }
+
+        pub(crate) fn try_node(&self, disk: &FaultyDisk) -> anyhow::Result<Arc<Node>> {
+            let shared: SharedDisk = Arc::new(disk.clone());
+            let records = Arc::new(Records::open(Arc::clone(&shared), Path::new("/records"))?);
+            let (members, (ending, _)) = (Arc::clone(&self.members), watch::channel(Going::On));
+            Ok(Arc::new(Node::open(shared, self.state.clone(), self.net.clone(), members, records, ending)?))
+        }
+    }
 
     /// A vault whose segments cover what the local index has.
     fn with_a_segment(disk: &FaultyDisk) -> (tempfile::TempDir, State, Arc<Records>) {

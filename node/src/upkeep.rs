@@ -2,18 +2,20 @@
 //! tells the directory where the vault lies.
 
 use crate::backup::{Given, send_head};
-use crate::catch_up::catch_up;
+use crate::catch_up::{catch_up, is_due};
 use crate::node::Node;
 use backmesh_format::NodeId;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 /// How often the agent looks. A holder that comes back is served within this time.
 const EVERY: Duration = Duration::from_secs(5);
+/// How long after a failed look at what holders know the next one is.
+const FAILED_PAUSE: Duration = Duration::from_secs(5 * 60);
 /// How long a holder may take to accept a head here; it is offered again after that.
 const HEAD_LIMIT: Duration = Duration::from_secs(30);
 
@@ -44,19 +46,38 @@ pub(crate) async fn save_conduct(node: &Arc<Node>) {
     }
 }
 
-/// This state is older than what its holders know. A backup that runs finds that out by itself.
-async fn catch_up_alone(node: &Arc<Node>) {
+/// This state may be older than what its holders know. A backup that runs finds that out by itself.
+async fn catch_up_alone(node: &Arc<Node>, pause: &mut Pause) {
+    if Instant::now() < pause.until {
+        return;
+    }
     let Some(_run) = node.backing_up.begin_quietly() else { return };
     if let Err(error) = catch_up(node).await {
-        tracing::warn!("{error}");
+        pause.until = Instant::now() + FAILED_PAUSE;
+        let text = error.to_string();
+        if pause.told != text {
+            tracing::warn!("{text}");
+            pause.told = text;
+        }
     }
+}
+
+/// After a failure that a person has to do something about, as to unlock the key.
+struct Pause {
+    until: Instant,
+    told: String,
 }
 
 /// Offers the newest head to each holder that has not had it from this agent, once per start and head. Holders are asked side by side:
 /// one that does not answer keeps the head from nobody.
 async fn bring_heads(node: &Arc<Node>) {
     let mut given: HashMap<NodeId, u64> = HashMap::new();
+    let mut pause = Pause { until: Instant::now(), told: String::new() };
     loop {
+        // Before it is given a newer head, which it would keep as the newest.
+        if !node.taking_over && is_due(node) {
+            catch_up_alone(node, &mut pause).await;
+        }
         if let Some(head) = node.vault.head().filter(|_| !node.taking_over) {
             let due = node.sets.holders().into_iter();
             let due = due.filter(|holder| given.get(holder) != Some(&head.sequence) && node.members.is_connected(holder));
@@ -68,7 +89,7 @@ async fn bring_heads(node: &Arc<Node>) {
             while let Some((holder, answer)) = giving.next().await {
                 match answer {
                     Err(_) | Ok(Given::Unreachable) => continue,
-                    Ok(Given::Outdated(_)) => catch_up_alone(node).await,
+                    Ok(Given::Outdated(_)) => catch_up_alone(node, &mut pause).await,
                     Ok(Given::Accepted | Given::Refused(_)) => {}
                 }
                 given.insert(holder, head.sequence);

@@ -1,5 +1,11 @@
 //! The node's own vault: its keys, its newest head, and what that head names.
 
+mod heads;
+mod merge;
+
+pub use heads::{HeadIs, KnownHead};
+pub use merge::{Older, Pages, is_within, pages_to_read};
+
 use crate::fetch::{Prover, Unsealing};
 use crate::state::{State, StateError};
 use backmesh_codec::history;
@@ -8,9 +14,10 @@ use backmesh_format::index::SegmentRef;
 use backmesh_format::keys::{ChunkIdKey, KeyPair};
 use backmesh_format::record::{from_envelope, to_envelope};
 use backmesh_format::stripe::Purpose;
-use backmesh_format::vault::{Head, HeadBody, SNAPSHOTS_INLINE_MAX, Snapshot, WriterCert};
-use backmesh_format::{DecodeError, Signed, VaultId, Wire, wire_struct};
+use backmesh_format::vault::{Head, HeadBody, SNAPSHOTS_INLINE_MAX, WriterCert};
+use backmesh_format::{DecodeError, RecordHash, Signed, VaultId, Wire, wire_struct};
 use backmesh_store::{Change, Records, RecordsError, Table};
+use heads::KnownHeads;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use thiserror::Error;
 use zeroize::Zeroizing;
@@ -19,6 +26,7 @@ const HEAD: &[u8] = b"head";
 const BODY: &[u8] = b"body";
 const LISTED: &[u8] = b"segments";
 const SEQUENCE: &[u8] = b"sequence";
+const KNOWN_HEADS: &[u8] = b"known heads";
 const CHECK_RUN: &[u8] = b"check run";
 
 /// Why the vault cannot be opened.
@@ -80,6 +88,7 @@ struct Newest {
     head: Option<Signed<Head>>,
     body: HeadBody,
     listed: Vec<Listed>,
+    known: KnownHeads,
 }
 
 /// The vault.
@@ -109,8 +118,12 @@ impl Vault {
         let unsealing = Unsealing::new(secrets(state)?);
         let read = |key: &[u8]| records.get(Table::Vault, key);
         let id = writer.certificate.vault;
+        let head: Option<Signed<Head>> = read(HEAD)?.map(|bytes| Signed::from_wire(&bytes)).transpose()?;
+        let reserved = read(SEQUENCE)?.map(|bytes| u64::from_wire(&bytes)).transpose()?.unwrap_or(0);
+        let given_to = head.as_ref().map_or(0, |head| head.sequence).max(reserved);
         let newest = Newest {
-            head: read(HEAD)?.map(|bytes| Signed::from_wire(&bytes)).transpose()?,
+            known: KnownHeads::open(read(KNOWN_HEADS)?, given_to)?,
+            head,
             body: unsealing.open_body(&id, stored_body(&records)?),
             listed: read(LISTED)?.map(|bytes| Vec::from_wire(&bytes)).transpose()?.unwrap_or_default(),
         };
@@ -192,7 +205,31 @@ impl Vault {
         (newest.body.sealed, newest.body.snapshots, newest.body.older) = (body.sealed, body.snapshots, body.older);
     }
 
-    /// Signs the head that follows the newest. Its number is remembered first: a holder that has a head refuses another with the same
+    /// What a head of this writer, or of one before it, is to this state.
+    pub fn judge(&self, head: &Signed<Head>) -> HeadIs {
+        let (newest, hash) = (self.newest(), head.hash());
+        match &newest.head {
+            Some(own) if own.hash() == hash => HeadIs::Named,
+            own => newest.known.judge(head.sequence, &hash, own.as_ref().map(|own| own.sequence)),
+        }
+    }
+
+    /// Remembers that all that these heads name is named here too.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub fn note_named(&self, heads: &[(u64, RecordHash)]) -> Result<(), RecordsError> {
+        let mut newest = self.newest();
+        let known = heads.iter().fold(newest.known.clone(), |known, (sequence, hash)| known.with(*sequence, *hash, true));
+        if known == newest.known {
+            return Ok(());
+        }
+        self.records.apply(&[Change::Put(Table::Vault, KNOWN_HEADS.to_vec(), known.stored())])?;
+        newest.known = known;
+        Ok(())
+    }
+
+    /// Signs the head that follows the newest. It is remembered first: a holder that has a head refuses another with the same
     /// number, so one that may have reached somebody is never used again. Holders do not mind gaps.
     ///
     /// # Errors
@@ -201,7 +238,6 @@ impl Vault {
         let before = self.head();
         let reserved = self.reserved()?;
         let sequence = before.as_ref().map_or(0, |head| head.sequence).max(reserved) + 1;
-        self.records.apply(&[Change::Put(Table::Vault, SEQUENCE.to_vec(), sequence.to_wire())])?;
         let certificate = &self.writer.certificate;
         let (keys, sealed) = seal::seal_head(body, certificate, sequence, &[certificate.sealing], &mut rand::rng())?;
         let head = Head {
@@ -212,7 +248,15 @@ impl Vault {
             keys,
             sealed,
         };
-        Ok(Signed::new(head, &[&self.writer.key]))
+        let head = Signed::new(head, &[&self.writer.key]);
+        let mut newest = self.newest();
+        let known = newest.known.with(sequence, head.hash(), false);
+        self.records.apply(&[
+            Change::Put(Table::Vault, SEQUENCE.to_vec(), sequence.to_wire()),
+            Change::Put(Table::Vault, KNOWN_HEADS.to_vec(), known.stored()),
+        ])?;
+        newest.known = known;
+        Ok(head)
     }
 
     /// The number of the next run of a check that reads a part of the packs, from 0 on.
@@ -231,16 +275,9 @@ impl Vault {
     /// # Errors
     /// Where they cannot be sealed, or nothing can be written.
     pub fn accept_head(&self, head: &Signed<Head>, body: HeadBody) -> Result<(), SignHeadError> {
-        let stored = sealed(&body, &self.writer.certificate)?;
         let mut newest = self.newest();
-        self.records.apply(&[
-            Change::Put(Table::Vault, HEAD.to_vec(), head.to_wire()),
-            Change::Put(Table::Vault, BODY.to_vec(), to_envelope(&stored)),
-            Change::Put(Table::Vault, LISTED.to_vec(), newest.listed.to_wire()),
-        ])?;
-        newest.head = Some(head.clone());
-        newest.body = if self.unsealing.is_empty() { stored } else { body };
-        Ok(())
+        let listed = newest.listed.clone();
+        self.keep(&mut newest, head, head, body, listed)
     }
 
     /// Goes on from the head of the machine before: its snapshots and segments stay, nothing of it is in the local index.
@@ -249,48 +286,35 @@ impl Vault {
     /// Where it cannot be written.
     pub fn adopt_head(&self, head: &Signed<Head>, body: HeadBody) -> Result<(), SignHeadError> {
         let listed = |reference: &SegmentRef| Listed { reference: reference.clone(), first_pack: 0, end_pack: 0, local: false };
-        self.newest().listed = body.segments.iter().map(listed).collect();
-        self.accept_head(head, body)
+        let listed = body.segments.iter().map(listed).collect();
+        self.keep(&mut self.newest(), head, head, body, listed)
     }
 
-    /// The highest number that a head was given here, whether or not it came to count.
-    ///
-    /// # Errors
-    /// Where it cannot be read.
-    pub fn reserved(&self) -> Result<u64, SignHeadError> {
+    /// Remembers `head` as the newest, and that all that `named` names is named from now on.
+    fn keep(
+        &self,
+        newest: &mut Newest,
+        head: &Signed<Head>,
+        named: &Signed<Head>,
+        body: HeadBody,
+        listed: Vec<Listed>,
+    ) -> Result<(), SignHeadError> {
+        let stored = sealed(&body, &self.writer.certificate)?;
+        let known = newest.known.with(named.sequence, named.hash(), true);
+        self.records.apply(&[
+            Change::Put(Table::Vault, HEAD.to_vec(), head.to_wire()),
+            Change::Put(Table::Vault, BODY.to_vec(), to_envelope(&stored)),
+            Change::Put(Table::Vault, LISTED.to_vec(), listed.to_wire()),
+            Change::Put(Table::Vault, KNOWN_HEADS.to_vec(), known.stored()),
+        ])?;
+        newest.head = Some(head.clone());
+        newest.body = if self.unsealing.is_empty() { stored } else { body };
+        (newest.listed, newest.known) = (listed, known);
+        Ok(())
+    }
+
+    fn reserved(&self) -> Result<u64, SignHeadError> {
         Ok(self.records.get(Table::Vault, SEQUENCE)?.map(|bytes| u64::from_wire(&bytes)).transpose()?.unwrap_or(0))
-    }
-
-    /// Goes on from a head of this writer that is not known here, without losing what is: its snapshots and segments come first, then
-    /// those of this state that it does not have, which there are where two states went on from one.
-    ///
-    /// # Errors
-    /// Where it cannot be written; then nothing has changed.
-    pub fn merge_head(&self, head: &Signed<Head>, theirs: HeadBody) -> Result<(), SignHeadError> {
-        let (ours, before) = {
-            let newest = self.newest();
-            (newest.body.clone(), newest.listed.clone())
-        };
-        let (body, forked) = merged(ours, theirs);
-        let mut listed: Vec<Listed> = body
-            .segments
-            .iter()
-            .map(|reference| match before.iter().find(|known| known.reference == *reference) {
-                // Its packs are known here; it is not merged with others, since of those the rows may be missing.
-                Some(known) => Listed { local: false, ..known.clone() },
-                None => Listed { reference: reference.clone(), first_pack: 0, end_pack: 0, local: false },
-            })
-            .collect();
-        if forked {
-            let new = before.iter().filter(|known| !body.segments.contains(&known.reference));
-            listed.extend(new.cloned());
-        }
-        self.newest().listed = listed;
-        let accepted = self.accept_head(head, body);
-        if accepted.is_err() {
-            self.newest().listed = before;
-        }
-        accepted
     }
 
     fn newest(&self) -> MutexGuard<'_, Newest> {
@@ -316,16 +340,6 @@ fn seal_what_is_open(records: &Records, writer: &WriterCert) -> Result<(), Vault
     Ok(())
 }
 
-/// Their body with the snapshots of ours that it lacks; whether there were any. Snapshots are in the order in which they were made, so
-/// those before the last that both have are theirs too, if on a page of older ones by now.
-fn merged(ours: HeadBody, mut theirs: HeadBody) -> (HeadBody, bool) {
-    let known: std::collections::HashSet<_> = theirs.snapshots.iter().map(Snapshot::id).collect();
-    let common = ours.snapshots.iter().rposition(|snapshot| known.contains(&snapshot.id())).map_or(0, |last| last + 1);
-    let new = &ours.snapshots[common..];
-    theirs.snapshots.extend_from_slice(new);
-    (theirs, !new.is_empty())
-}
-
 fn stored_body(records: &Records) -> Result<HeadBody, VaultError> {
     Ok(records.get(Table::Vault, BODY)?.map(|bytes| from_envelope(&bytes)).transpose()?.unwrap_or_default())
 }
@@ -343,6 +357,7 @@ fn secrets(state: &State) -> Result<Vec<Zeroizing<[u8; 32]>>, StateError> {
 mod tests {
     use super::*;
     use backmesh_format::keys::VaultSecret;
+    use backmesh_format::vault::Snapshot;
     use backmesh_format::wire::Bytes;
     use backmesh_format::{MachineId, NodeId};
     use backmesh_store::RealDisk;
@@ -374,27 +389,5 @@ mod tests {
         assert_eq!(Unsealing::new([secret.unsealing_secret(1)]).open_body(&writer.vault, body).snapshots, open.snapshots);
         seal_what_is_open(&records, &writer).unwrap();
         assert_eq!(records.get(Table::Vault, BODY).unwrap().unwrap(), stored, "once is enough");
-    }
-
-    fn body(numbers: impl IntoIterator<Item = u64>) -> HeadBody {
-        HeadBody { snapshots: numbers.into_iter().map(Snapshot::empty).collect(), ..HeadBody::default() }
-    }
-
-    #[test]
-    fn no_snapshot_is_lost_or_listed_twice_where_two_states_went_on_from_one() {
-        let check = |ours: Vec<u64>, theirs: Vec<u64>, expected: Vec<u64>, forked: bool| {
-            let (body, is) = merged(body(ours), body(theirs));
-            let found: Vec<u64> = body.snapshots.iter().map(|snapshot| snapshot.started_at).collect();
-            assert_eq!((found, is), (expected, forked));
-        };
-        // An older copy that was put back.
-        check(vec![1, 2], vec![1, 2, 3, 4], vec![1, 2, 3, 4], false);
-        check(vec![], vec![1, 2], vec![1, 2], false);
-        // Two that both backed up.
-        check(vec![1, 2, 9], vec![1, 2, 3], vec![1, 2, 3, 9], true);
-        check(vec![9], vec![3], vec![3, 9], true);
-        // The oldest have moved to a page of their own meanwhile.
-        check(vec![1, 2, 3, 9], vec![3, 4], vec![3, 4, 9], true);
-        check(vec![1, 2, 3], vec![1, 2, 3], vec![1, 2, 3], false);
     }
 }

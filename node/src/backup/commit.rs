@@ -162,7 +162,11 @@ const HEADS_SIGNED_MAX: usize = 3;
 pub(crate) async fn commit_head(node: &Arc<Node>, snapshot: Snapshot) -> Result<Signed<Head>, BackupError> {
     let mut signed = 0;
     loop {
+        // Who came while the backup ran may know more than this state.
+        catch_up(node).await?;
         let mut body = node.vault.body();
+        // A holder that accepted the head before may have given it back.
+        body.snapshots.retain(|known| known.id() != snapshot.id());
         body.snapshots.push(snapshot.clone());
         let signer = Arc::clone(&node.vault);
         let sealing = body.clone();
@@ -234,7 +238,11 @@ pub(crate) async fn send_head(node: &Node, holder: NodeId, head: &Signed<Head>) 
         }
         Ok(StoreReply::Refused { reason, text, .. }) => {
             tracing::warn!(%holder, "a holder refused a head: {text}");
-            if reason == Refusal::OldSequence { Given::Outdated(text) } else { Given::Refused(text) }
+            if reason != Refusal::OldSequence {
+                return Given::Refused(text);
+            }
+            node.heard.forget(&holder);
+            Given::Outdated(text)
         }
         Err(_) => Given::Unreachable,
     }

@@ -37,8 +37,9 @@ impl Fetcher {
         loop {
             let request = move |call| ReadRequest::Heads { call, after }.encode();
             let reply = timeout_at(limit.min(Instant::now() + ASK_LIMIT), self.lanes.ask(holder, request)).await;
-            let Ok(Ok(reply)) = reply else { return if heads.is_empty() { None } else { Some(heads) } };
-            let ReadReply::Heads { heads: some, more, .. } = reply else { return Some(heads) };
+            let Ok(Ok(ReadReply::Heads { heads: some, more, .. })) = reply else {
+                return if heads.is_empty() { None } else { Some(heads) };
+            };
             let before = seen.len();
             for head in some {
                 let hash = head.hash();
@@ -57,15 +58,14 @@ impl Fetcher {
         }
     }
 
-    /// Asks one member for the vault's copysets and learns them; whether it answered.
+    /// Asks one member for the vault's copysets and learns them; whether those were all.
     pub(crate) async fn learn_sets_of(&self, holder: NodeId) -> bool {
         let mut seen = HashSet::new();
         let (mut after, limit) = (None, Instant::now() + LIST_LIMIT);
         loop {
             let request = move |call| ReadRequest::Copysets { call, after }.encode();
             let reply = timeout_at(limit.min(Instant::now() + ASK_LIMIT), self.lanes.ask(holder, request)).await;
-            let Ok(Ok(reply)) = reply else { return false };
-            let ReadReply::Copysets { copysets: sets, more, .. } = reply else { return true };
+            let Ok(Ok(ReadReply::Copysets { copysets: sets, more, .. })) = reply else { return false };
             let before = seen.len();
             after = sets.last().map(|set| set.copyset);
             seen.extend(sets.iter().map(|set| set.copyset));

@@ -74,22 +74,22 @@ pub(crate) fn joined(seed: u8) -> (tempfile::TempDir, State) {
     (folder, state)
 }
 
-async fn net(key: KeyPair) -> (Net, mpsc::Receiver<NetEvent>) {
+pub(crate) async fn net(key: KeyPair) -> (Net, mpsc::Receiver<NetEvent>) {
     let mut config = NetConfig::new(key);
     config.listen = vec!["127.0.0.1:0".to_owned()];
     Net::start(config).await.unwrap()
 }
 
 /// A holder that runs.
-struct Stage {
+pub(crate) struct Stage {
     holder: Arc<Holder>,
     disk: Arc<FaultyDisk>,
-    net: Net,
+    pub(crate) net: Net,
     _folder: tempfile::TempDir,
 }
 
 impl Stage {
-    async fn new(offered_bytes: u64) -> Self {
+    pub(crate) async fn new(offered_bytes: u64) -> Self {
         let (folder, state) = joined(1);
         let (net, mut events) = net(state.node_key().unwrap()).await;
         let disk = Arc::new(FaultyDisk::new());
