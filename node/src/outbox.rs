@@ -186,8 +186,10 @@ impl Outbox {
         Ok(lock(&self.on_the_way).insert(*id))
     }
 
-    /// A backup begins to submit stripes. For threads, not for tasks.
+    /// A backup begins to submit stripes. What failed before it, as on a disk that was full at night, is not its failure: it is tried
+    /// again. For threads, not for tasks.
     pub fn begin(&self) {
+        lock(&self.failed).take_if(|failed| !matches!(failed, OutboxError::Fenced(_)));
         self.give_up_damaged();
         self.spool.expect_many();
     }
@@ -431,5 +433,29 @@ impl Outbox {
     /// Shards that are not at their holders yet.
     pub fn shards_pending(&self) -> u64 {
         lock(&self.waiting).values().map(|pack| (pack.acknowledged.len() - pack.have()) as u64).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::tests::Machine;
+    use backmesh_store::faulty::FaultyDisk;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_failed_between_two_backups_is_not_the_next_ones_failure() {
+        let machine = Machine::new(3).await;
+        let outbox = Arc::clone(&machine.node(&FaultyDisk::new()).outbox);
+        let (report, _events) = Report::new();
+        let fail = |error| *lock(&outbox.failed) = Some(error);
+        fail(OutboxError::Damaged(PackId([1; 32])));
+        assert!(matches!(outbox.all_enough(Duration::ZERO, &report).await, Err(OutboxError::Damaged(_))), "its own failure is");
+        fail(OutboxError::Damaged(PackId([1; 32])));
+        outbox.begin();
+        outbox.all_enough(Duration::ZERO, &report).await.unwrap();
+        // Another machine goes on writing to the vault, whoever was told first.
+        fail(OutboxError::Fenced(String::new()));
+        outbox.begin();
+        assert!(matches!(outbox.all_enough(Duration::ZERO, &report).await, Err(OutboxError::Fenced(_))));
     }
 }
