@@ -304,6 +304,8 @@ pub struct Peer {
     answered: u32,
     /// After how many contradictions it stops.
     yields_after: u32,
+    /// When the last one came.
+    contradicted_at: u64,
     /// When it met the first member.
     linked_at: Option<u64>,
     reannounce_at: Option<u64>,
@@ -324,6 +326,9 @@ const CONTRADICTED_STEP: u64 = 1 << 20;
 /// After how many contradictions a node stops, by how long it had been among the members when the first came, in milliseconds: whoever
 /// came second hears the other's answer at once. Each contradicts the other in turn, and whoever begins is one behind.
 const YIELDS_AFTER: [(u64, u32); 3] = [(30_000, 2), (600_000, 3), (u64::MAX, 4)];
+/// After how long without a contradiction the earlier ones mean nothing any more, in milliseconds: two processes that run at the same
+/// time answer each other within a minute, and between two that do not run at the same time nothing has to be decided.
+const CONTRADICTED_KEPT_MS: u64 = 3_600_000;
 /// To how many others a record that came unasked is passed on; a group of up to two more is told completely.
 const RELAYS: usize = 6;
 
@@ -353,6 +358,7 @@ impl Peer {
             overtaken: 0,
             answered: 0,
             yields_after: 0,
+            contradicted_at: 0,
             linked_at: None,
             reannounce_at: None,
             orphans_at,
@@ -515,6 +521,10 @@ impl Peer {
         if self.yields() {
             return;
         }
+        if now.monotonic_ms.saturating_sub(self.contradicted_at) > CONTRADICTED_KEPT_MS {
+            (self.overtaken, self.answered) = (0, 0);
+        }
+        self.contradicted_at = now.monotonic_ms;
         self.overtaken += 1;
         if self.overtaken == 1 {
             let age = now.monotonic_ms.saturating_sub(self.linked_at.unwrap_or(now.monotonic_ms));

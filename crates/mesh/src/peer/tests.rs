@@ -332,8 +332,9 @@ fn a_lonely_node_dials_its_seeds_with_growing_pauses() {
 }
 
 /// Two processes with the key of node 2, of which the first has been a member for `age` milliseconds when the second starts from a copy
-/// of its state, made before or after it spoke last; what each reports in the end.
-fn two_with_one_key(age: u64, fresh: bool) -> [Vec<PeerEvent>; 2] {
+/// of its state, made before or after it spoke last; what each reports in the end. The first may have been put back before that, and
+/// heard a word of its own that came late.
+fn two_with_one_key(age: u64, fresh: bool, put_back: bool) -> [Vec<PeerEvent>; 2] {
     let twin = || {
         let mut twin = Peer::new(key(2), directory(2, member(2), 0), PeerConfig::default(), 2, at(0));
         twin.handle(at(0), Input::Announce(Announcement::default()));
@@ -343,6 +344,10 @@ fn two_with_one_key(age: u64, fresh: bool) -> [Vec<PeerEvent>; 2] {
     let mut twins = [twin(), twin()];
     let mut events = [Vec::new(), Vec::new()];
     twins[0].linked_at = Some(0);
+    if put_back {
+        twins[0].handle(at(1_000), Input::Learn(Box::new(state_record(2, 900))));
+        drain(&mut twins[0]);
+    }
     if !fresh {
         let more = Announcement { offered_bytes: 1 << 30, ..Announcement::default() };
         twins[0].handle(at(age), Input::Announce(more));
@@ -372,10 +377,14 @@ fn of_two_with_one_key_the_second_stops() {
     let yields = |events: &[PeerEvent]| events.contains(&PeerEvent::CopiedIdentity { yields: true });
     for age in [0, 40_000, 3_600_000, 40 * 86_400_000] {
         for fresh in [true, false] {
-            let [first, second] = two_with_one_key(age, fresh);
+            let [first, second] = two_with_one_key(age, fresh, false);
             assert!(yields(&first) != yields(&second), "exactly one stops: {first:?}, {second:?}");
             assert!(age == 0 || yields(&second), "it is the second, where the first was there for {age} ms");
         }
+    }
+    for age in [2 * 3_600_000, 40 * 86_400_000] {
+        let [first, second] = two_with_one_key(age, true, true);
+        assert!(!yields(&first) && yields(&second), "an old contradiction counts after {age} ms: {first:?}, {second:?}");
     }
 }
 
@@ -393,4 +402,21 @@ fn a_state_that_came_back_from_an_older_copy_goes_on_alone() {
     }
     assert!(!reported.iter().any(|output| matches!(output, Output::Report(PeerEvent::CopiedIdentity { .. }))));
     assert!(old.directory().state(&node(2)).is_some_and(|state| state.sequence > 905));
+}
+
+#[test]
+fn contradictions_that_are_far_apart_do_not_add_up() {
+    let mut server = Peer::new(key(2), directory(2, member(2), 0), PeerConfig::default(), 2, at(0));
+    server.linked_at = Some(0);
+    let mut reported = Vec::new();
+    for year in 1..=6 {
+        let now = at(year * 365 * 86_400_000);
+        server.handle(now, Input::Announce(Announcement { offered_bytes: year, ..Announcement::default() }));
+        // Its own word, from a member that was off since the last time that the server was put back.
+        server.handle(now, Input::Learn(Box::new(state_record(2, (year << 24) + 1))));
+        server.handle(at(now.monotonic_ms + 500), Input::Wake);
+        assert!(server.directory().state(&node(2)).is_some_and(|state| state.sequence > (year << 24) + 1), "it is answered");
+        reported.extend(drain(&mut server));
+    }
+    assert!(!reported.iter().any(|output| matches!(output, Output::Report(PeerEvent::CopiedIdentity { .. }))), "{reported:?}");
 }
