@@ -1,8 +1,9 @@
 //! Which connections exist, which of several with one peer is used, and who may open another stream.
 //!
 //! Two nodes that dial each other at the same moment end up with two connections. Both ends prefer the one that the smaller node id
-//! dialled, so they agree without a word; only the smaller one lets the other connection go, once no stream is on it. Of two that the
-//! same side dialled the newer counts: a node never dials a peer that it is connected to, so the older one is left over.
+//! dialled, so they agree without a word; only the smaller one lets the other connection go, once no stream is on it. Before that, one
+//! over TCP is preferred to one over QUIC. Of two that the same side dialled the newer counts, whatever carries it: a node never dials a
+//! peer that it is connected to, so the older one is left over.
 
 use crate::config::Limits;
 use crate::handler::{OpenRequest, Refusal};
@@ -212,16 +213,21 @@ impl Peer {
     fn primary(&self, local: &NodeId) -> Option<&Arc<Link>> {
         self.links.iter().max_by_key(|link| {
             let silent = link.silent.load(Ordering::Relaxed);
-            (!silent, link.direct, link.transport == Transport::Tcp, link.outbound == (*local < link.peer), link.sequence)
+            let by_smaller = link.outbound == (*local < link.peer);
+            (!silent, !self.is_replaced(link), link.direct, link.transport == Transport::Tcp, by_smaller, link.sequence)
         })
+    }
+
+    /// Whether the side that dialled it has dialled again: it had lost this one then.
+    fn is_replaced(&self, link: &Link) -> bool {
+        self.links.iter().any(|other| other.outbound == link.outbound && other.sequence > link.sequence)
     }
 
     fn mark_extra(&self, local: &NodeId) {
         let Some(primary) = self.primary(local) else { return };
         for link in &self.links {
-            let replaced = self.links.iter().any(|other| other.outbound == link.outbound && other.sequence > link.sequence);
             let yields = *local < link.peer && !Arc::ptr_eq(link, primary);
-            link.extra.store(replaced || yields, Ordering::Relaxed);
+            link.extra.store(self.is_replaced(link) || yields, Ordering::Relaxed);
         }
     }
 }
@@ -265,5 +271,37 @@ impl Link {
     pub(crate) async fn outbound_permit(&self) -> Option<StreamPermit> {
         let of_peer = self.outbound_slots.clone().acquire_owned().await.ok()?;
         Some(StreamPermit { _of_peer: of_peer, _of_all: None })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use backmesh_format::keys::KeyPair;
+
+    /// Links of a node to a peer whose id is greater, each with whether the node dialled, in this order: what carries the one that
+    /// streams are opened on, and which are to go.
+    fn used(dialled: &[(&str, bool)]) -> (Option<Transport>, Vec<bool>) {
+        let peer = NodeId(KeyPair::from_secret(&[1; 32]).public().0);
+        let links = Links::new(NodeId([0; 32]), Limits::default());
+        let ends: Vec<LinkEnd> = (0..)
+            .zip(dialled)
+            .map(|(id, (remote, outbound))| {
+                let id = ConnectionId::new_unchecked(id);
+                links.add(id, &address::peer_id(&peer), &remote.parse().unwrap(), *outbound).ok().unwrap()
+            })
+            .collect();
+        (links.route(&peer).map(|link| link.transport), ends.iter().map(|end| end.link.is_extra()).collect())
+    }
+
+    #[test]
+    fn a_peer_that_comes_again_is_met_where_it_came_from() {
+        let (tcp, quic) = ("/ip4/192.0.2.1/tcp/5", "/ip4/192.0.2.1/udp/5/quic-v1");
+        // Its network lets no TCP through any more, and the connection that it had is dead without anyone knowing yet.
+        assert_eq!(used(&[(tcp, false), (quic, false)]), (Some(Transport::Quic), vec![true, false]));
+        assert_eq!(used(&[(quic, false), (tcp, false)]), (Some(Transport::Tcp), vec![true, false]));
+        // Both dialled at once.
+        assert_eq!(used(&[(tcp, false), (quic, true)]), (Some(Transport::Tcp), vec![false, true]));
+        assert_eq!(used(&[(quic, true), (tcp, false)]), (Some(Transport::Tcp), vec![true, false]));
     }
 }
