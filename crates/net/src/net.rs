@@ -299,7 +299,7 @@ impl Net {
                 tokio::pin!(quic);
                 return tokio::select! {
                     outcome = &mut tcp => match outcome {
-                        Err(met @ DialError::Unreachable { .. }) => quic.await.or(Err(met)),
+                        Err(met @ DialError::Unreachable { .. }) => settle(met, quic.await),
                         settled => settled,
                     },
                     outcome = &mut quic => match outcome {
@@ -312,8 +312,8 @@ impl Net {
         let refused = matches!(met, DialError::Unreachable { reason: DialFailure::Refused, .. });
         let limit = if refused { QUIC_WHERE_REFUSED } else { self.links.limits.connect_timeout };
         match timeout(limit, self.attempt(place, Transport::Quic, expected)).await {
-            Ok(outcome @ (Ok(_) | Err(DialError::WrongPeer { .. }))) => outcome,
-            Ok(Err(_)) | Err(_) => Err(met),
+            Ok(outcome) => settle(met, outcome),
+            Err(_) => Err(met),
         }
     }
 
@@ -378,6 +378,14 @@ impl Net {
     }
 }
 
+/// What a dial comes to where TCP met this and QUIC came to that: who answers, if someone does, and else what TCP met.
+fn settle(met: DialError, quic: Result<NodeId, DialError>) -> Result<NodeId, DialError> {
+    match quic {
+        Ok(_) | Err(DialError::WrongPeer { .. }) => quic,
+        Err(_) => Err(met),
+    }
+}
+
 async fn resolve_listen(listen: &[String]) -> Result<Vec<SocketAddr>, NetError> {
     let mut places = Vec::new();
     for text in listen {
@@ -386,4 +394,21 @@ async fn resolve_listen(listen: &[String]) -> Result<Vec<SocketAddr>, NetError> 
         places.extend(address.resolve().await.map_err(error)?);
     }
     Ok(places)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_answers_with_another_key_is_told_whichever_way_it_was_met() {
+        let (address, expected, found) = ("/ip4/192.0.2.1/udp/5/quic-v1".to_owned(), NodeId([1; 32]), NodeId([2; 32]));
+        let refused = || DialError::Unreachable { address: address.clone(), reason: DialFailure::Refused };
+        let no_answer = || DialError::Unreachable { address: address.clone(), reason: DialFailure::NoAnswer };
+        let wrong = DialError::WrongPeer { address: address.clone(), expected, found };
+        assert!(matches!(settle(refused(), Err(wrong)), Err(DialError::WrongPeer { .. })));
+        assert!(matches!(settle(refused(), Ok(found)), Ok(node) if node == found));
+        let met = settle(refused(), Err(no_answer()));
+        assert!(matches!(met, Err(DialError::Unreachable { reason: DialFailure::Refused, .. })), "{met:?}");
+    }
 }
