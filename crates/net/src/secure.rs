@@ -197,9 +197,18 @@ fn vouched(certificate: &CertificateDer<'_>, further: &[CertificateDer<'_>]) -> 
     Ok(())
 }
 
-fn signed(message: &[u8], certificate: &CertificateDer<'_>, signature: &DigitallySignedStruct) -> Result<(), rustls::Error> {
+fn signed(
+    message: &[u8],
+    certificate: &CertificateDer<'_>,
+    signature: &DigitallySignedStruct,
+) -> Result<HandshakeSignatureValid, rustls::Error> {
     certificate::parse(certificate)?.verify_signature(signature.scheme, message, signature.signature())?;
-    Ok(())
+    Ok(HandshakeSignatureValid::assertion())
+}
+
+/// What every signature of TLS 1.2 comes to.
+fn too_old() -> Result<HandshakeSignatureValid, rustls::Error> {
+    Err(PeerIncompatible::ServerDoesNotSupportTls12Or13.into())
 }
 
 impl ServerCertVerifier for Verifier {
@@ -220,7 +229,7 @@ impl ServerCertVerifier for Verifier {
         _: &CertificateDer<'_>,
         _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(PeerIncompatible::ServerDoesNotSupportTls12Or13.into())
+        too_old()
     }
 
     fn verify_tls13_signature(
@@ -229,7 +238,7 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        signed(message, certificate, signature).map(|()| HandshakeSignatureValid::assertion())
+        signed(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -257,7 +266,7 @@ impl ClientCertVerifier for Verifier {
         _: &CertificateDer<'_>,
         _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(PeerIncompatible::ServerDoesNotSupportTls12Or13.into())
+        too_old()
     }
 
     fn verify_tls13_signature(
@@ -266,7 +275,7 @@ impl ClientCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        signed(message, certificate, signature).map(|()| HandshakeSignatureValid::assertion())
+        signed(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
