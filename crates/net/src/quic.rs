@@ -35,6 +35,12 @@ pub(crate) fn transport(
     quic::tokio::Transport::new(config).map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection)))
 }
 
+/// Whether libp2p's TLS, which carries QUIC alone, would write the keys of each connection to a file: it does so wherever a variable says
+/// that browsers should.
+pub(crate) fn would_log_keys() -> bool {
+    std::env::var_os("SSLKEYLOGFILE").is_some()
+}
+
 /// Whether the other side ended the connection. libp2p hides quinn's error; what is left of it is its text.
 pub(crate) fn is_end(error: &quic::Error) -> bool {
     let text = error.to_string();

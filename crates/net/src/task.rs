@@ -11,7 +11,7 @@ use backmesh_format::NodeId;
 use backmesh_format::keys::KeyPair;
 use futures::StreamExt;
 use libp2p::core::ConnectedPoint;
-use libp2p::core::transport::{ListenerId, TransportError};
+use libp2p::core::transport::{ListenerId, OptionalTransport, TransportError};
 use libp2p::core::upgrade::Version;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{self, ConnectionError, ConnectionId, Swarm, SwarmEvent};
@@ -50,7 +50,13 @@ pub(crate) fn swarm(key: &KeyPair, links: Arc<Links>) -> Result<Swarm<Behaviour>
         .multiplex(muxer::Config::new(limits.receive_window_bytes))
         .timeout(limits.connect_timeout)
         .boxed();
-    let transport = quic::transport(&identity, &limits).or_transport(tcp).map(|either, _| either.into_inner()).boxed();
+    let quic = if quic::would_log_keys() {
+        tracing::warn!("SSLKEYLOGFILE is set: QUIC is left out, since it would write the keys of its connections to that file");
+        OptionalTransport::none()
+    } else {
+        OptionalTransport::some(quic::transport(&identity, &limits))
+    };
+    let transport = quic.or_transport(tcp).map(|either, _| either.into_inner()).boxed();
     let config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(limits.extra_idle);
     Ok(Swarm::new(transport, Behaviour::new(links), identity.public().to_peer_id(), config))
 }
@@ -262,7 +268,7 @@ impl Task {
                 }
             }
             SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
-                tracing::debug!(%send_back_addr, %error, "a connection was not let in");
+                tracing::debug!(from = %text_of(&send_back_addr), "a connection was not let in: {}", reason(&error));
             }
             SwarmEvent::NewListenAddr { listener_id, address } => self.on_listening(listener_id, &address, true),
             SwarmEvent::ExpiredListenAddr { listener_id, address } => self.on_listening(listener_id, &address, false),
@@ -400,10 +406,7 @@ fn dial_outcome(error: swarm::DialError, expected: Option<NodeId>) -> Result<Nod
 /// libp2p hands transport errors on in types without a name; what is left of them is their text, with the system's number in it.
 fn failure(error: &TransportError<io::Error>) -> DialFailure {
     use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkDown, NetworkUnreachable, TimedOut};
-    let text = match error {
-        TransportError::Other(error) => error.to_string(),
-        TransportError::MultiaddrNotSupported(_) => error.to_string(),
-    };
+    let text = reason(error);
     match system_error(&text) {
         Some(ConnectionRefused) => DialFailure::Refused,
         Some(TimedOut) => DialFailure::NoAnswer,
@@ -411,6 +414,14 @@ fn failure(error: &TransportError<io::Error>) -> DialFailure {
         _ if text.starts_with("Timeout") => DialFailure::NoAnswer,
         _ => DialFailure::NoNode(text),
     }
+}
+
+/// What is at the bottom of an error, or what this crate says of it: libp2p itself says only that a handshake failed.
+fn reason(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = || std::iter::successors(Some(error), |error| error.source());
+    let own = causes().find_map(|cause| cause.downcast_ref::<secure::SecureError>()).map(ToString::to_string);
+    let text = own.or_else(|| causes().last().map(ToString::to_string)).unwrap_or_default();
+    text.trim_end_matches('.').to_owned()
 }
 
 fn system_error(text: &str) -> Option<io::ErrorKind> {
