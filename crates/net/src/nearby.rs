@@ -8,6 +8,7 @@ mod packet;
 use crate::Net;
 use crate::address::{self, Address};
 use backmesh_format::{NodeId, WorkgroupId};
+use if_addrs::IfAddr;
 use packet::{Heard, Id};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::collections::BTreeMap;
@@ -32,6 +33,8 @@ const SIGHTINGS_MAX: usize = 64;
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 /// After which times from the start it asks and speaks of itself unasked.
 const AT_START: [Duration; 3] = [Duration::from_millis(100), Duration::from_millis(1_300), Duration::from_secs(4)];
+/// Within this time after a question of its own, what a node hears asked is that question itself.
+const ECHO: Duration = Duration::from_secs(1);
 /// How often interfaces are looked at that came without an address changing.
 const LOOK_EVERY: Duration = Duration::from_secs(300);
 /// Interfaces that are used; a machine with more has containers.
@@ -59,6 +62,8 @@ pub struct Sighting {
 #[derive(Debug)]
 pub struct Nearby {
     ask: Arc<Notify>,
+    /// When someone else asked.
+    asked_by_others: watch::Receiver<Option<Instant>>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -73,6 +78,7 @@ impl Nearby {
         let v4 = socket_v4()?;
         let v6 = socket_v6().inspect_err(|error| tracing::debug!("no mDNS over IPv6: {error}")).ok();
         let ask = Arc::new(Notify::new());
+        let (others_asked, asked_by_others) = watch::channel(None);
         let speaker = Speaker {
             seeking,
             node: net.local(),
@@ -80,18 +86,22 @@ impl Nearby {
             sockets: Sockets { v4, v6, interfaces: BTreeMap::new() },
             sightings,
             ask: Arc::clone(&ask),
+            others_asked,
             voice: None,
             answer_at: None,
             ask_at: None,
             answered_at: None,
             asked_at: None,
         };
-        Ok((Self { ask, task: tokio::spawn(speaker.run()) }, receiver))
+        Ok((Self { ask, asked_by_others, task: tokio::spawn(speaker.run()) }, receiver))
     }
 
-    /// Asks again who is there; once a second at most.
-    pub fn ask(&self) {
-        self.ask.notify_one();
+    /// Asks again who is there; once a second at most. Not if someone else has asked within this time: everyone hears the answers.
+    pub fn ask(&self, unless_within: Duration) {
+        let asked = *self.asked_by_others.borrow();
+        if asked.is_none_or(|asked| asked.elapsed() >= unless_within) {
+            self.ask.notify_one();
+        }
     }
 }
 
@@ -104,8 +114,17 @@ impl Drop for Nearby {
 struct Sockets {
     v4: UdpSocket,
     v6: Option<UdpSocket>,
-    /// By index: the addresses of the interfaces that were joined.
-    interfaces: BTreeMap<u32, Vec<IpAddr>>,
+    interfaces: Interfaces,
+}
+
+/// By index: the addresses of the interfaces that were joined.
+type Interfaces = BTreeMap<u32, Vec<Place>>;
+
+/// An address of this machine, and how many bits at its beginning are those of all addresses on the same link.
+#[derive(Clone, Copy)]
+struct Place {
+    ip: IpAddr,
+    link_bits: u8,
 }
 
 /// What a node says of itself: its name of now, its port, where it is.
@@ -122,6 +141,7 @@ struct Speaker {
     sockets: Sockets,
     sightings: mpsc::Sender<Sighting>,
     ask: Arc<Notify>,
+    others_asked: watch::Sender<Option<Instant>>,
     voice: Option<Voice>,
     answer_at: Option<Instant>,
     ask_at: Option<Instant>,
@@ -193,6 +213,12 @@ impl Speaker {
     }
 
     fn take_in(&mut self, heard: Heard, from: SocketAddr) {
+        if !is_on_link(&self.sockets.interfaces, from) {
+            return;
+        }
+        if heard.asks && self.asked_at.is_none_or(|asked| asked.elapsed() > ECHO) {
+            self.others_asked.send_replace(Some(Instant::now()));
+        }
         if heard.asks && self.voice.is_some() {
             // Many hear a question: they answer one after the other, and once where it is asked several times.
             let spread = Duration::from_millis(20 + u64::from(rand::random::<u8>()) * 100 / 255);
@@ -254,11 +280,15 @@ impl Sockets {
                 return tracing::warn!("the network's interfaces cannot be listed, and members nearby are not found: {error}");
             }
         };
-        let mut interfaces: BTreeMap<u32, Vec<IpAddr>> = BTreeMap::new();
+        let mut interfaces = Interfaces::new();
         for interface in found {
             let wanted = listening.is_empty() || listening.iter().any(|place| place.ip() == interface.ip());
             if let (Some(index), true, false) = (interface.index, wanted, interface.is_loopback()) {
-                interfaces.entry(index).or_default().push(interface.ip());
+                let link_bits = match &interface.addr {
+                    IfAddr::V4(address) => address.prefixlen,
+                    IfAddr::V6(address) => address.prefixlen,
+                };
+                interfaces.entry(index).or_default().push(Place { ip: interface.ip(), link_bits });
             }
         }
         while interfaces.len() > INTERFACES_MAX {
@@ -267,7 +297,7 @@ impl Sockets {
         for (index, addresses) in &interfaces {
             for address in addresses {
                 // What was joined before is joined.
-                let _ = match (address, &self.v6) {
+                let _ = match (&address.ip, &self.v6) {
                     (IpAddr::V4(ip), _) => self.v4.join_multicast_v4(GROUP_V4, *ip),
                     (IpAddr::V6(_), Some(v6)) => v6.join_multicast_v6(&GROUP_V6, *index),
                     (IpAddr::V6(_), None) => Ok(()),
@@ -280,8 +310,8 @@ impl Sockets {
     /// Sends to everyone on each interface; one that is down loses it.
     async fn send(&self, packet: &[u8]) {
         for (index, addresses) in &self.interfaces {
-            let v4 = addresses.iter().find_map(|address| match address {
-                IpAddr::V4(ip) => Some(*ip),
+            let v4 = addresses.iter().find_map(|address| match address.ip {
+                IpAddr::V4(ip) => Some(ip),
                 IpAddr::V6(_) => None,
             });
             if let Some(ip) = v4
@@ -290,13 +320,35 @@ impl Sockets {
                 let sent = self.v4.send_to(packet, (GROUP_V4, PORT)).await;
                 sent.inspect_err(|error| tracing::debug!(%ip, "not said: {error}")).ok();
             }
-            if let Some(v6) = self.v6.as_ref().filter(|_| addresses.iter().any(IpAddr::is_ipv6))
+            if let Some(v6) = self.v6.as_ref().filter(|_| addresses.iter().any(|address| address.ip.is_ipv6()))
                 && SockRef::from(v6).set_multicast_if_v6(*index).is_ok()
             {
                 let sent = v6.send_to(packet, (GROUP_V6, PORT)).await;
                 sent.inspect_err(|error| tracing::debug!(index, "not said: {error}")).ok();
             }
         }
+    }
+}
+
+/// Whether a packet came over an interface that was joined, as far as its sender's address tells. The sockets are everybody's: packets
+/// from far away reach them, too, and in some systems those to groups that other programs joined elsewhere.
+fn is_on_link(interfaces: &Interfaces, from: SocketAddr) -> bool {
+    if let SocketAddr::V6(from) = from
+        && from.ip().is_unicast_link_local()
+    {
+        return interfaces.contains_key(&from.scope_id());
+    }
+    interfaces.values().flatten().any(|place| place.shares_link_with(from.ip()))
+}
+
+impl Place {
+    fn shares_link_with(&self, other: IpAddr) -> bool {
+        let alike = match (self.ip, other) {
+            (IpAddr::V4(own), IpAddr::V4(other)) => (own.to_bits() ^ other.to_bits()).leading_zeros(),
+            (IpAddr::V6(own), IpAddr::V6(other)) => (own.to_bits() ^ other.to_bits()).leading_zeros(),
+            _ => return false,
+        };
+        alike >= u32::from(self.link_bits)
     }
 }
 
@@ -313,6 +365,9 @@ fn socket_v4() -> io::Result<UdpSocket> {
     let socket = socket(Domain::IPV4)?;
     socket.set_multicast_ttl_v4(255)?;
     socket.set_multicast_loop_v4(true)?;
+    // Only the groups that this socket joined; where that cannot be said, what else comes is left out by its sender's address.
+    #[cfg(target_os = "linux")]
+    let _ = socket.set_multicast_all_v4(false);
     socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT)).into())?;
     UdpSocket::from_std(socket.into())
 }
@@ -322,6 +377,42 @@ fn socket_v6() -> io::Result<UdpSocket> {
     socket.set_only_v6(true)?;
     socket.set_multicast_hops_v6(255)?;
     socket.set_multicast_loop_v6(true)?;
+    #[cfg(target_os = "linux")]
+    let _ = socket.set_multicast_all_v6(false);
     socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT)).into())?;
     UdpSocket::from_std(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_comes_over_an_interface_that_was_joined_is_heard() {
+        let place = |ip: &str, link_bits| Place { ip: ip.parse().unwrap(), link_bits };
+        let lan = vec![place("192.0.2.9", 24), place("2001:db8:0:1::9", 64)];
+        let interfaces = Interfaces::from([(2, lan), (5, vec![place("10.1.0.7", 32)])]);
+        let heard = |from: &str| is_on_link(&interfaces, from.parse().unwrap());
+        for near in ["192.0.2.77:5353", "192.0.2.9:5353", "[2001:db8:0:1::5]:5353", "[fe80::1%2]:5353", "10.1.0.7:5353"] {
+            assert!(heard(near), "{near}");
+        }
+        for far in ["192.0.3.77:5353", "10.1.0.8:5353", "[2001:db8:0:2::5]:5353", "[fe80::1%3]:5353", "127.0.0.1:5353"] {
+            assert!(!heard(far), "{far}");
+        }
+        // A node that only its own machine can reach has joined none.
+        assert!(!is_on_link(&Interfaces::new(), "192.0.2.77:5353".parse().unwrap()));
+    }
+
+    #[tokio::test]
+    async fn nobody_asks_what_was_just_asked() {
+        let (others_asked, asked_by_others) = watch::channel(None);
+        let nearby = Nearby { ask: Arc::default(), asked_by_others, task: tokio::spawn(async {}) };
+        let asks = async |unless_within| {
+            nearby.ask(Duration::from_secs(unless_within));
+            tokio::select! { biased; () = nearby.ask.notified() => true, () = std::future::ready(()) => false }
+        };
+        assert!(asks(3_600).await);
+        others_asked.send_replace(Some(Instant::now()));
+        assert!(!asks(3_600).await && asks(0).await);
+    }
 }
