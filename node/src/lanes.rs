@@ -13,7 +13,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::AbortHandle;
@@ -177,19 +177,27 @@ async fn run_lane<A: Send + 'static>(to: To<A>, mut jobs: mpsc::Receiver<Job<A>>
         }
         // Without a stream the job is dropped, and with it its answer: who waits for it learns that the peer cannot be reached.
         let Some(line) = &mut open else { continue };
-        let began = Instant::now();
         match line.send(job, jobs.is_empty()).await {
-            Some(bytes) => {
+            Ok(bytes) => {
                 bytes_sent.fetch_add(bytes, Ordering::Relaxed);
             }
-            None => {
-                if began.elapsed() >= OPEN_LIMIT {
+            Err(unsent) => {
+                if let Unsent::Stuck = unsent {
                     to.conducts.note(to.peer, Offence::TimedOut);
                 }
                 open = None;
             }
         }
     }
+}
+
+/// Why a request did not get out.
+#[derive(Debug, PartialEq, Eq)]
+enum Unsent {
+    /// Nothing moved for too long.
+    Stuck,
+    /// The stream broke. Why, whoever reads the answers finds out: a peer may simply have been switched off.
+    Broken,
 }
 
 /// An open stream: this side writes requests, a task of its own reads the answers.
@@ -246,24 +254,33 @@ impl<A: Send + 'static> Line<A> {
         self.reading.is_finished()
     }
 
-    /// Writes one request; how many bytes it took, or none where the stream broke.
-    async fn send(&mut self, job: Job<A>, flush: bool) -> Option<u64> {
+    /// Writes one request; how many bytes it took.
+    async fn send(&mut self, job: Job<A>, flush: bool) -> Result<u64, Unsent> {
         let Self { writer, room, motion, protocol, .. } = self;
         if room.available_permits() == 0 {
-            motion.while_moving(ANSWER_LIMIT, writer.flush()).await?.ok()?;
+            moving(motion, writer.flush()).await?;
         }
-        motion.while_moving(ANSWER_LIMIT, room.acquire()).await?.ok()?.forget();
+        moving(motion, async { room.acquire().await.map_err(|_| FrameError::Disconnected) }).await?.forget();
         self.calls += 1;
         self.unanswered.lock().unwrap_or_else(PoisonError::into_inner).insert(self.calls, job.answer);
         let head = (job.head)(self.calls);
         let body = job.body.as_ref().map_or(&[][..], |body| body);
         tracing::trace!(protocol = %protocol, kind = head.first(), bytes = head.len() + body.len(), "asks");
-        motion.while_moving(ANSWER_LIMIT, writer.send_parts(&[&head, body])).await?.ok()?;
+        moving(motion, writer.send_parts(&[&head, body])).await?;
         if flush {
-            motion.while_moving(ANSWER_LIMIT, writer.flush()).await?.ok()?;
+            moving(motion, writer.flush()).await?;
         }
         // The stream may have broken between the check and the entry above, and nobody would ever answer.
-        if self.is_broken() { None } else { Some((head.len() + body.len()) as u64) }
+        if self.is_broken() { Err(Unsent::Broken) } else { Ok((head.len() + body.len()) as u64) }
+    }
+}
+
+/// Waits for work on a stream for as long as something moves on it.
+async fn moving<T>(motion: &Motion, work: impl Future<Output = Result<T, FrameError>>) -> Result<T, Unsent> {
+    match motion.while_moving(ANSWER_LIMIT, work).await {
+        Some(Ok(done)) => Ok(done),
+        None | Some(Err(FrameError::Stalled { .. })) => Err(Unsent::Stuck),
+        Some(Err(_)) => Err(Unsent::Broken),
     }
 }
 
@@ -351,5 +368,19 @@ async fn judge(end: End, net: Net, peer: NodeId, conducts: Arc<Conducts>) {
                 conducts.note(peer, Offence::Protocol);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_was_switched_off_is_not_said_to_be_late() {
+        let motion = Motion::default();
+        let ended = async |error| moving(&motion, async { Err::<(), _>(error) }).await;
+        assert_eq!(ended(FrameError::Disconnected).await, Err(Unsent::Broken));
+        assert_eq!(ended(FrameError::CutOff).await, Err(Unsent::Broken));
+        assert_eq!(ended(FrameError::Stalled { stalled: Duration::from_secs(30) }).await, Err(Unsent::Stuck));
     }
 }
