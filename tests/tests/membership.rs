@@ -56,6 +56,10 @@ fn invitations_that_are_expired_or_spent() {
     std::thread::sleep(Duration::from_secs(3));
     group.nodes[0].start_on(&listen).unwrap();
 
+    // The same join again is refused, too, and takes nothing away: by now the vault may hold backups.
+    let said = group.join(slow, &brief, "1GiB").expect(1);
+    assert!(said.stdout.contains("expired"), "{said:?}");
+    assert!(group.phrase_file("slow").exists() && slow.state.join("vault/unsealing.key").exists());
     slow.start().unwrap();
     wait_for("the refusal of the slow one", PATIENCE, || Ok(slow.log().contains("expired"))).unwrap();
     first.start().unwrap();
@@ -88,7 +92,12 @@ fn one_state_has_one_agent() {
     group.nodes[0].kill();
     assert!(group.nodes[0].state.join("control.sock").exists());
     group.nodes[0].run(&["status"]).expect(10);
+    // Nor does it write the keys of its connections to where browsers were told to write theirs.
+    let keys = group.folder.path().join("keys of connections");
+    group.nodes[0].env.push(("SSLKEYLOGFILE", Some(text(&keys).to_owned())));
     group.nodes[0].start().unwrap();
+    assert!(!keys.exists());
+    assert!(group.nodes[0].log().contains("SSLKEYLOGFILE"));
 }
 
 #[test]

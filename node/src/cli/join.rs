@@ -2,7 +2,7 @@
 
 use super::{Context, absolute, secret, usage};
 use crate::greeting::{Greeting, greet};
-use crate::state::{Config, Founding, Joining, State, StateError};
+use crate::state::{Config, Founding, Joining, State, StateError, StateLock};
 use crate::{os, units};
 use anyhow::Context as _;
 use backmesh_control::{Event, ExitCode, Failure, JoinResult, PathText, peer_id};
@@ -46,7 +46,7 @@ impl Join {
         let token = self.read_token()?;
         let state = State::create(&cx.folder)?;
         if let Some(saved) = self.joined_before(&state, &token)? {
-            return self.finish(cx, &state, &token, saved);
+            return self.finish(cx, &state, &token, saved, None);
         }
         let now = os::now();
         check_expiry(&token, now)?;
@@ -73,13 +73,21 @@ impl Join {
         };
         state.found(&founding).inspect_err(|_| forget(&state, saved.as_deref()))?;
         state.forget_joining()?;
-        drop(lock);
-        self.finish(cx, &state, &token, saved)
+        self.finish(cx, &state, &token, saved, Some(lock))
     }
 
-    /// Meets a member, and tells how it went; also where an earlier call of this command was interrupted before it came to that.
-    fn finish(&self, cx: &mut Context, state: &State, token: &Token, saved: Option<PathBuf>) -> anyhow::Result<ExitCode> {
-        let lock = match state.lock() {
+    /// Meets a member, and tells how it went. With the lock under which this very call founded the state; without one it was founded by
+    /// an earlier call, which may have been long ago.
+    fn finish(
+        &self,
+        cx: &mut Context,
+        state: &State,
+        token: &Token,
+        saved: Option<PathBuf>,
+        founded: Option<StateLock>,
+    ) -> anyhow::Result<ExitCode> {
+        let founded_now = founded.is_some();
+        let lock = match founded.map_or_else(|| state.lock(), Ok) {
             // An agent of this node has begun already, and meets the members.
             Err(StateError::InUse(_)) => None,
             lock => Some(lock?),
@@ -87,9 +95,15 @@ impl Join {
         let alone = token.invitation.seeds.is_empty();
         let greeting = if alone || lock.is_none() { Greeting::Unmet } else { greet(state).unwrap_or(Greeting::Unmet) };
         if let Greeting::Refused(why) = greeting {
-            state.unfound()?;
-            forget(state, saved.as_deref());
-            return Err(Failure::new(ExitCode::Failed, "a member of the workgroup refuses this node").with_hint(why).into());
+            let mut said = "a member of the workgroup refuses this node".to_owned();
+            if founded_now {
+                state.unfound()?;
+                forget(state, saved.as_deref());
+            } else {
+                // There may be backups that nothing else opens.
+                said.push_str("; it had joined before, so its state and its recovery phrase are left as they are");
+            }
+            return Err(Failure::new(ExitCode::Failed, said).with_hint(why).into());
         }
         let (certificate, writer) = (state.certificate()?, state.writer()?);
         cx.output.event(Event::result(JoinResult {
