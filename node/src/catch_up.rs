@@ -8,7 +8,7 @@
 //! holders know is found when they come, also if this state has given out higher numbers meanwhile.
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use crate::fetch::{FetchError, Heads};
 use crate::library::Library;
@@ -269,7 +269,7 @@ fn of_this_writer(node: &Node, mut heads: Vec<Signed<Head>>) -> Vec<Signed<Head>
     let is_own = |head: &Signed<Head>| head.writer.writer == own.writer && head.writer.generation == generation;
     let goes_on = node.vault.head().is_none() && !heads.iter().any(is_own);
     heads.retain(|head| is_own(head) || goes_on && head.writer.seat == own.seat && head.writer.generation < generation);
-    heads.sort_by_key(|head| std::cmp::Reverse((head.writer.generation, head.sequence, head.hash())));
+    heads.sort_by_cached_key(|head| std::cmp::Reverse((head.writer.generation, head.sequence, head.hash())));
     heads
 }
 

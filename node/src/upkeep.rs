@@ -75,7 +75,7 @@ async fn bring_heads(node: &Arc<Node>) {
     let mut pause = Pause { until: Instant::now(), told: String::new() };
     loop {
         // Before it is given a newer head, which it would keep as the newest.
-        if !node.taking_over && is_due(node) {
+        if !node.taking_over && !node.schedule.spares_network(node) && is_due(node) {
             catch_up_alone(node, &mut pause).await;
         }
         if let Some(head) = node.vault.head().filter(|_| !node.taking_over) {

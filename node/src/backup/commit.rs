@@ -251,10 +251,18 @@ pub(crate) async fn send_head(node: &Node, holder: NodeId, head: &Signed<Head>) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catch_up::tests::{back_up, backed_up, snapshots};
+    use crate::fetch::Heads;
+    use crate::holder::tests::Stage;
+    use crate::node::tests::Machine;
     use crate::throttle::PacedWay;
+    use backmesh_format::index::FramePlace;
+    use backmesh_format::pack::SizeClass;
     use backmesh_format::vault::SealedSnapshots;
     use backmesh_format::wire::Bytes;
+    use backmesh_format::{CopysetId, PackId};
     use backmesh_net::Pace;
+    use backmesh_store::faulty::FaultyDisk;
 
     /// Something moves on the line to a holder all the time, as with one that sends a byte now and then, and no answer comes of it.
     #[tokio::test]
@@ -278,6 +286,43 @@ mod tests {
             () = moving => {}
             () = tokio::time::sleep(60 * limits.1) => panic!("it is waited for beyond all limits"),
         }
+    }
+
+    fn listed(number: u8) -> Listed {
+        let pack = PackPlace { pack: PackId([number; 32]), copyset: CopysetId([7; 32]), class: SizeClass::K4 };
+        let at = FramePlace { frame: 0, frame_offset: 0, frame_sealed_bytes: 100, offset: 0, bytes: 50 };
+        let (root, place) = (ChunkId([number; 32]), Place { pack, at });
+        let reference = SegmentRef { purpose: Purpose::Data, domain: 0, rows: 1, root, place };
+        Listed { reference, first_pack: number.into(), end_pack: u32::from(number) + 1, local: true }
+    }
+
+    /// Another copy of this state has written meanwhile, and the head is refused.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_head_that_is_signed_anew_names_the_index_of_its_snapshot() {
+        let (machine, stage) = (Machine::new(2).await, Stage::new(1 << 30).await);
+        let disk = FaultyDisk::new();
+        let (other, holder) = backed_up(&machine, &stage, &disk).await;
+        let node = machine.node(&disk.fork());
+        assert!(!catch_up(&node).await.unwrap());
+        other.vault.set_segments(Purpose::Data, vec![listed(1)]);
+        for number in [30, 40] {
+            back_up(&other, holder, number).await;
+        }
+        node.vault.set_segments(Purpose::Data, vec![listed(2)]);
+        let head = commit_head(&node, Snapshot::empty(31)).await.unwrap();
+        assert_eq!(snapshots(&node), [1, 2, 30, 40, 31]);
+        let kept = node.fetcher.heads_of(holder, Heads::Newest).await.unwrap();
+        assert_eq!(kept[0].hash(), head.hash());
+        let named = node.vault.unsealing.open_head(&kept[0]).unwrap().segments;
+        assert_eq!(named, [listed(1).reference, listed(2).reference], "a recovery finds the chunks of both");
+        // A backup was cut off after a holder had its head: it comes back with what is taken over, and is listed once.
+        let mut body = node.vault.body();
+        body.snapshots.push(Snapshot::empty(32));
+        let cut_off = node.vault.sign_head(&body).unwrap();
+        assert!(matches!(send_head(&node, holder, &cut_off).await, Given::Accepted));
+        node.heard.forget(&holder);
+        commit_head(&node, Snapshot::empty(32)).await.unwrap();
+        assert_eq!(snapshots(&node), [1, 2, 30, 40, 31, 32]);
     }
 
     /// However often the key came and went, a page of older snapshots holds as many as were to be moved.

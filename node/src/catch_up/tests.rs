@@ -1,16 +1,18 @@
 //! States that know less of their vault than its holders do.
 
 use super::*;
-use crate::holder::tests::Stage;
+use crate::holder::tests::{Stage, net};
 use crate::node::tests::Machine;
 use backmesh_format::charter::Level;
 use backmesh_format::copyset::Copyset;
 use backmesh_format::index::{FramePlace, PackPlace};
+use backmesh_format::keys::KeyPair;
 use backmesh_format::pack::SizeClass;
 use backmesh_format::stripe::Purpose;
 use backmesh_format::vault::Snapshot;
 use backmesh_format::{ChunkId, CopysetId, PackId};
-use backmesh_mesh::message::{StoreReply, StoreRequest};
+use backmesh_mesh::message::{READ_REQUEST_FRAME_BYTES_MAX, ReadReply, ReadRequest, Refusal, StoreReply, StoreRequest};
+use backmesh_net::{NetEvent, Protocol};
 use backmesh_store::faulty::{Fault, FaultyDisk};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -31,7 +33,7 @@ fn set_of(node: &Node, holder: NodeId) -> Signed<Copyset> {
 }
 
 /// A backup of nothing: the next head of a state, at a holder.
-async fn back_up(node: &Node, holder: NodeId, number: u64) -> Signed<Head> {
+pub(crate) async fn back_up(node: &Node, holder: NodeId, number: u64) -> Signed<Head> {
     let mut body = node.vault.body();
     body.snapshots.push(Snapshot::empty(number));
     let head = node.vault.sign_head(&body).unwrap();
@@ -43,7 +45,7 @@ async fn back_up(node: &Node, holder: NodeId, number: u64) -> Signed<Head> {
 }
 
 /// A node whose vault has two snapshots, at a holder that runs.
-async fn backed_up(machine: &Machine, stage: &Stage, disk: &FaultyDisk) -> (Arc<Node>, NodeId) {
+pub(crate) async fn backed_up(machine: &Machine, stage: &Stage, disk: &FaultyDisk) -> (Arc<Node>, NodeId) {
     let (node, holder) = (machine.node(disk), stage.net.local());
     machine.members.hear_of(holder, stage.net.addresses());
     let connected = async {
@@ -62,7 +64,7 @@ async fn backed_up(machine: &Machine, stage: &Stage, disk: &FaultyDisk) -> (Arc<
     (node, holder)
 }
 
-fn snapshots(node: &Node) -> Vec<u64> {
+pub(crate) fn snapshots(node: &Node) -> Vec<u64> {
     node.vault.body().snapshots.iter().map(|snapshot| snapshot.started_at).collect()
 }
 
@@ -176,4 +178,44 @@ async fn a_state_that_has_lost_its_newest_head_begins_no_new_list_of_snapshots()
     machine.members.announce_vault(&node.vault, &node.sets);
     catch_up_to_write(&lost).await.unwrap();
     assert_eq!(snapshots(&lost), [1, 2]);
+}
+
+/// Answers every reader with this head, and with no copysets, or with an answer that says nothing of them.
+async fn answering(head: Signed<Head>, with_sets: bool) -> backmesh_net::Net {
+    let (net, mut events) = net(KeyPair::from_secret(&[98; 32])).await;
+    tokio::spawn(async move {
+        while let Some(event) = events.recv().await {
+            let NetEvent::Inbound { protocol: Protocol::Read, stream, .. } = event else { continue };
+            let (mut reader, mut writer) = stream.split();
+            writer.send(&ReadReply::Challenge { nonce: [1; 32] }.encode_parts().0).await.unwrap();
+            writer.flush().await.unwrap();
+            while let Ok(Some(frame)) = reader.next(READ_REQUEST_FRAME_BYTES_MAX).await {
+                let reply = match ReadRequest::decode(&frame).unwrap() {
+                    ReadRequest::Prove { .. } => ReadReply::Proved,
+                    ReadRequest::Heads { call, .. } => ReadReply::Heads { call, heads: vec![head.clone()], more: false },
+                    ReadRequest::Copysets { call, .. } if with_sets => {
+                        ReadReply::Copysets { call, copysets: Vec::new(), more: false }
+                    }
+                    other => ReadReply::Refused { call: other.call(), reason: Refusal::Busy, text: String::new() },
+                };
+                writer.send(&reply.encode_parts().0).await.unwrap();
+                writer.flush().await.unwrap();
+            }
+        }
+    });
+    net
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_without_its_copysets_does_not_count_as_heard() {
+    let machine = Machine::new(2).await;
+    let node = machine.node(&FaultyDisk::new());
+    let head = node.vault.sign_head(&HeadBody::default()).unwrap();
+    for with_sets in [true, false] {
+        let other = answering(head.clone(), with_sets).await;
+        let holder = machine.net.dial(&other.addresses()[0], None).await.unwrap();
+        let heard = hear_one(&node, holder).await;
+        assert_eq!(heard.map(|heads| heads.len()), with_sets.then_some(1));
+        other.shutdown().await;
+    }
 }
