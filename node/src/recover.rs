@@ -137,6 +137,7 @@ async fn recover(keys: Keys, seeds: &[String], choice: Choice, report: &Report) 
     // Ends with this function, however that ends.
     let mut redialling = JoinSet::new();
     redialling.spawn(redial(net.clone(), Arc::clone(&fetcher), asked.named.clone(), asked.addresses.clone(), report.clone()));
+    redialling.spawn(learn_late(Arc::clone(&fetcher), asked.left.clone()));
 
     report.progress(Progress::new(Phase::Listing));
     let found = tokio::task::spawn_blocking({
@@ -204,7 +205,9 @@ async fn meet(net: &Net, seeds: &[String], report: &Report) -> Result<Vec<NodeId
 async fn ask_vault(net: &Net, fetcher: &Fetcher, met: Vec<NodeId>, wanted: Heads, report: &Report) -> Result<Asked, Failure> {
     let began = Instant::now();
     let asked = loop {
-        let asked = survey(net, fetcher, met.iter().copied(), wanted).await;
+        // Of a list of all snapshots nobody knows when it is complete.
+        let is_enough = |asked: &Asked| wanted == Heads::Newest && !asked.heads.is_empty() && asked.is_enough(&fetcher.sets());
+        let asked = survey(net, fetcher, met.iter().copied(), wanted, is_enough).await;
         if asked.answered.is_empty() {
             let failure = Failure::new(
                 ExitCode::Failed,
@@ -287,6 +290,19 @@ async fn redial(net: Net, fetcher: Arc<Fetcher>, named: BTreeSet<NodeId>, mut ad
             }
         }
     }
+}
+
+/// Learns the copysets of those who were not waited for: what lies with nobody else is read once it is known who has it.
+async fn learn_late(fetcher: Arc<Fetcher>, holders: BTreeSet<NodeId>) {
+    let learning = holders.into_iter().map(|holder| {
+        let fetcher = &fetcher;
+        async move {
+            if fetcher.learn_sets_of(holder).await {
+                fetcher.came_back(holder);
+            }
+        }
+    });
+    learning.collect::<FuturesUnordered<_>>().collect::<()>().await;
 }
 
 /// All snapshots that the heads name, oldest first, each with the newest head that names it. What counts is their order in the heads:
