@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::holder::tests::token;
+use backmesh_format::Wire;
 use backmesh_format::keys::VaultSecret;
 use backmesh_store::Disk;
 use backmesh_store::faulty::{Fault, FaultyDisk};
@@ -47,8 +48,8 @@ fn founded(takeover: bool) -> FaultyDisk {
 fn whole(disk: &FaultyDisk, case: &str) -> State {
     let whole = || -> Result<State, StateError> {
         let state = State::open_on(Arc::new(disk.clone()), folder())?;
-        (state.node_key()?, state.certificate()?, state.machine()?, state.config()?);
-        (state.writer_key()?, state.chunk_id_key()?, state.unsealing_secrets()?, state.writer()?);
+        let _signed = (state.node_key()?, state.certificate()?, state.machine()?, state.config()?);
+        let _vault = (state.writer_key()?, state.chunk_id_key()?, state.unsealing_secrets()?, state.writer()?);
         Ok(state)
     };
     whole().unwrap_or_else(|error| panic!("{case}: {error}"))
@@ -56,6 +57,7 @@ fn whole(disk: &FaultyDisk, case: &str) -> State {
 
 fn at_every_call(
     begin: &FaultyDisk,
+    power_cuts: u64,
     work: impl Fn(&FaultyDisk) -> Result<(), StateError>,
     check: impl Fn(&FaultyDisk, bool, &str),
 ) {
@@ -64,7 +66,7 @@ fn at_every_call(
     work(&counted).unwrap();
     for call in first..counted.calls() {
         for fault in [Fault::Fail, Fault::Full, Fault::Stop] {
-            for cut in 0..=POWER_CUTS {
+            for cut in 0..=power_cuts {
                 let disk = begin.fork();
                 disk.fail_at(call, fault);
                 let is_done = work(&disk).is_ok();
@@ -85,6 +87,7 @@ fn a_state_is_whole_or_belongs_to_no_workgroup() {
     empty.make_dir(Path::new("/home"));
     at_every_call(
         &empty,
+        POWER_CUTS,
         |disk| found_on(disk, false),
         |disk, is_done, case| match State::open_on(Arc::new(disk.clone()), folder()) {
             Ok(_) => drop(whole(disk, case)),
@@ -119,7 +122,8 @@ fn what_is_taken_back_is_whole_until_it_belongs_to_no_workgroup() {
     begin.make_dir(&folder().join("records.redb"));
     begin.set_bytes_of(&folder().join("records.redb/records.redb"), vec![1; 100]);
     let work = |disk: &FaultyDisk| on(disk).unfound();
-    at_every_call(&begin, work, |disk, is_done, case| match State::open_on(Arc::new(disk.clone()), folder()) {
+    // In few of them the folder of the keys has changed and that of the certificate has not.
+    at_every_call(&begin, 5 * POWER_CUTS, work, |disk, is_done, case| match State::open_on(Arc::new(disk.clone()), folder()) {
         Ok(_) => {
             assert!(!is_done, "{case}: it is back");
             drop(whole(disk, case));
@@ -134,8 +138,12 @@ fn what_is_taken_back_is_whole_until_it_belongs_to_no_workgroup() {
 
 #[test]
 fn a_takeover_ends_with_the_generation_that_it_is_ready_for() {
+    let begin = founded(true);
+    // Few of them are enough here, and all are verified again and again.
+    let ready: Vec<_> = on(&begin).takeover_writers().unwrap().into_iter().take(4).collect();
+    begin.set_bytes_of(&folder().join("vault/takeover.bin"), ready.to_wire());
     let work = |disk: &FaultyDisk| on(disk).raise_generation(SEEN).map(drop);
-    at_every_call(&founded(true), work, |disk, is_done, case| {
+    at_every_call(&begin, POWER_CUTS, work, |disk, is_done, case| {
         let state = whole(disk, case);
         let pending = state.takeover_pending().unwrap();
         assert!(!(is_done && pending), "{case}: it is pending again");
@@ -156,7 +164,7 @@ fn a_key_that_is_locked_away_is_there_or_gone() {
     let begin = founded(false);
     let text = begin.bytes_of(&key).unwrap();
     let work = |disk: &FaultyDisk| on(disk).remove_unsealing_key().map(drop);
-    at_every_call(&begin, work, |disk, is_done, case| {
+    at_every_call(&begin, POWER_CUTS, work, |disk, is_done, case| {
         let state = on(disk);
         state.finish_locking().unwrap_or_else(|error| panic!("{case}: {error}"));
         match disk.bytes_of(&key) {
@@ -196,6 +204,7 @@ fn a_small_file_is_as_before_or_as_it_was_to_be() {
     for (name, change, is_changed) in changes {
         at_every_call(
             &begin,
+            POWER_CUTS,
             |disk| change(&on(disk)),
             |disk, is_done, case| {
                 let changed = is_changed(&on(disk));

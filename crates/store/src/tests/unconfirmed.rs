@@ -132,6 +132,30 @@ fn what_records_show_after_a_failed_sync_is_written_anew() {
 }
 
 #[test]
+fn what_records_show_after_a_sync_that_found_no_space_is_written_anew_at_once() {
+    let put = |records: &Records, number: u8| -> Result<(), RecordsError> {
+        records.apply(&[Change::Put(Table::Head, vec![number], vec![number; 3000])])
+    };
+    let whole = FaultyDisk::new();
+    let records = Records::open(shared(&whole), dir()).unwrap();
+    let first = whole.calls();
+    (0..3).for_each(|number| put(&records, number).unwrap());
+    for (call, seed) in (first..whole.calls()).flat_map(|call| (0..2).map(move |seed| (call, seed))) {
+        let disk = FaultyDisk::new();
+        let records = Records::open(shared(&disk), dir()).unwrap();
+        disk.fail_at(call, Fault::Full);
+        (0..3).for_each(|number| drop(put(&records, number)));
+        put(&records, 10).unwrap_or_else(|error| panic!("call {call}: {error}"));
+        assert_eq!(disk.bytes_of(&mark_of("records.redb")), None, "call {call}: it goes on with what may not be on the disk");
+        let shown = records.scan(Table::Head, &[]).unwrap();
+        disk.cut_power(seed);
+        drop(records);
+        let found = Records::open(shared(&disk), dir()).unwrap_or_else(|error| panic!("call {call}, {seed}: {error}"));
+        assert!(found.scan(Table::Head, &[]).unwrap() == shown, "call {call}, {seed}");
+    }
+}
+
+#[test]
 fn a_name_that_was_not_confirmed_is_confirmed_at_the_next_start() {
     let open = |disk: &FaultyDisk| Records::open(shared(disk), dir());
     let whole = FaultyDisk::new();
