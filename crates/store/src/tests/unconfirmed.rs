@@ -3,7 +3,10 @@
 
 use super::{chunk, dir, ends_the_run, frame_place, pack, place, shared};
 use crate::faulty::{Fault, FaultyDisk};
-use crate::{Change, ChunkIndex, ChunkIndexError, ChunkIndexOptions, DbError, Disk, Records, RecordsError, Spool, Table};
+use crate::{
+    Change, ChunkIndex, ChunkIndexError, ChunkIndexOptions, DbError, Disk, Records, RecordsError, Shelf, ShelfOptions, Spool,
+    Table,
+};
 use backmesh_format::stripe::Purpose;
 use std::path::PathBuf;
 
@@ -312,4 +315,25 @@ fn only_a_mark_that_is_not_there_says_that_all_was_confirmed() {
     // Its bytes are gone with a bad sector.
     disk.fail_at(disk.calls() + 2, Fault::Fail);
     assert!(crate::durable::is_unconfirmed(&disk, &path).unwrap());
+}
+
+/// The index of a shelf is trusted only after a close that succeeded, and what has no name yet is made anew.
+#[test]
+fn only_what_the_next_start_goes_on_with_is_marked() {
+    let work = |disk: &FaultyDisk| {
+        drop(Shelf::open(shared(disk), dir(), ShelfOptions::default()).and_then(|shelf| shelf.close()));
+        drop(open_index(disk, 2).and_then(|index| insert(&index, 1)));
+    };
+    let whole = FaultyDisk::new();
+    work(&whole);
+    for call in 0..whole.calls() {
+        let disk = FaultyDisk::new();
+        disk.fail_at(call, Fault::Fail);
+        work(&disk);
+        let marks = disk.files().into_iter().filter(|path| path.extension().is_some_and(|end| end == "unconfirmed"));
+        let stray = |mark: &PathBuf| {
+            ["index.redb", ".unfinished"].iter().any(|end| mark.file_stem().unwrap().to_str().unwrap().ends_with(end))
+        };
+        assert_eq!(marks.filter(stray).collect::<Vec<_>>(), Vec::<PathBuf>::new(), "call {call}");
+    }
 }
