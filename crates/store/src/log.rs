@@ -10,7 +10,7 @@
 //! earlier file left on the disk is never taken for one of this. A frame is one `append`. What a power cut tore lies at the end
 //! and is cut off when the file is opened.
 
-use crate::disk::{Disk, DiskError, DiskFile, SharedDisk};
+use crate::disk::{Disk, DiskError, DiskFile, SharedDisk, is_full};
 use crate::durable;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -62,8 +62,8 @@ pub(crate) struct Log {
     magic: [u8; 4],
     file: Box<dyn DiskFile>,
     end: u64,
-    /// Up to here a sync has succeeded.
-    synced: u64,
+    /// Up to here a sync has succeeded, and the number of the frame that comes behind it.
+    synced: (u64, u64),
     first: u64,
     next: u64,
     poisoned: bool,
@@ -100,7 +100,7 @@ impl Log {
             return Err(LogError::Damaged { path, at: at as u64 }.into());
         }
         let file = disk.open_for_writing(&path).map_err(DiskError::io("open", &path)).map_err(LogError::from)?;
-        let mut log = Self { disk, path, magic, file, end: at as u64, synced: at as u64, first, next, poisoned: false };
+        let mut log = Self { disk, path, magic, file, end: at as u64, synced: (at as u64, next), first, next, poisoned: false };
         if at < bytes.len() {
             log.cut().map_err(LogError::from)?;
         }
@@ -145,16 +145,25 @@ impl Log {
         Ok(self.next - 1)
     }
 
-    /// Returns when every frame survives a power cut. After an error nothing more is accepted.
+    /// Returns when every frame survives a power cut. After an error nothing more is accepted, except where there was no space: then the
+    /// frames since the last success are gone.
     pub(crate) fn sync(&mut self) -> Result<(), LogError> {
         self.refuse_if_poisoned()?;
-        self.file.sync().inspect(|()| self.synced = self.end).map_err(|error| {
-            self.poisoned = true;
-            durable::mark_unconfirmed(self.disk.as_ref(), &self.path);
-            // Nobody who reads the file from now on finds what may not be on the disk.
-            let _ = self.file.set_len_bytes(self.synced);
-            LogError::from(DiskError::sync(&self.path)(error))
-        })
+        let Err(error) = self.file.sync() else {
+            self.synced = (self.end, self.next);
+            return Ok(());
+        };
+        durable::mark_unconfirmed(self.disk.as_ref(), &self.path);
+        // Nobody who reads the file from now on finds what may not be on the disk.
+        let cut = self.file.set_len_bytes(self.synced.0);
+        if is_full(&error) && cut.is_ok() && self.end > self.synced.0 {
+            // What is left was confirmed, and what comes behind it is written anew.
+            (self.end, self.next) = self.synced;
+            let _ = durable::forget_unconfirmed(self.disk.as_ref(), &self.path);
+            return Err(DiskError::full(&self.path).into());
+        }
+        self.poisoned = true;
+        Err(DiskError::sync(&self.path)(error).into())
     }
 
     /// Begins a new file in place of this, with `payloads` as its first frames. The numbers go on.
@@ -169,9 +178,10 @@ impl Log {
         let finished = durable::finish(self.disk.as_ref(), file.as_ref(), &self.path);
         finished.inspect_err(|_| self.poisoned = true)?;
         self.file = file;
-        (self.end, self.synced) = (bytes.len() as u64, bytes.len() as u64);
         self.first = self.next;
         self.next += payloads.len() as u64;
+        self.end = bytes.len() as u64;
+        self.synced = (self.end, self.next);
         Ok(())
     }
 

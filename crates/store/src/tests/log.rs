@@ -1,5 +1,6 @@
 use super::{at_every_call, dir, ends_the_run, shared};
-use crate::faulty::FaultyDisk;
+use crate::DiskError;
+use crate::faulty::{Fault, FaultyDisk};
 use crate::log::{Habit, Log, LogError};
 
 const MAGIC: [u8; 4] = *b"TEST";
@@ -100,8 +101,51 @@ fn a_failed_sync_poisons() {
     crate::durable::create_dir(&disk, dir()).unwrap();
     let (mut log, _) = open(&disk, Habit::SyncEach).unwrap();
     log.append(b"frame").unwrap();
-    disk.fail_at(disk.calls(), crate::faulty::Fault::Fail);
-    assert!(matches!(log.sync(), Err(LogError::Disk(crate::DiskError::Unconfirmed { .. }))));
-    assert!(matches!(log.sync(), Err(LogError::Disk(crate::DiskError::Poisoned { .. }))));
-    assert!(matches!(log.append(b"frame"), Err(LogError::Disk(crate::DiskError::Poisoned { .. }))));
+    disk.fail_at(disk.calls(), Fault::Fail);
+    assert!(matches!(log.sync(), Err(LogError::Disk(DiskError::Unconfirmed { .. }))));
+    assert!(matches!(log.sync(), Err(LogError::Disk(DiskError::Poisoned { .. }))));
+    assert!(matches!(log.append(b"frame"), Err(LogError::Disk(DiskError::Poisoned { .. }))));
+}
+
+#[test]
+fn a_sync_that_finds_no_space_costs_the_frames_since_the_last() {
+    for habit in [Habit::SyncEach, Habit::SyncSometimes] {
+        for seed in 0..8 {
+            let disk = FaultyDisk::new();
+            crate::durable::create_dir(&disk, dir()).unwrap();
+            let (mut log, _) = open(&disk, habit).unwrap();
+            log.append(b"one").unwrap();
+            log.sync().unwrap();
+            log.append(b"lost").unwrap();
+            disk.fail_at(disk.calls(), Fault::Full);
+            assert!(matches!(log.sync(), Err(LogError::Disk(DiskError::Full { .. }))));
+            assert_eq!(log.append(b"two").unwrap(), 2);
+            log.sync().unwrap();
+            disk.cut_power(seed);
+            let (_, seen) = open(&disk, habit).unwrap();
+            assert_eq!(seen, [(1, b"one".to_vec()), (2, b"two".to_vec())], "{habit:?}, {seed}");
+        }
+    }
+}
+
+/// Who wrote the frames may have been killed before their sync.
+#[test]
+fn a_sync_that_finds_no_space_at_the_start_is_remembered() {
+    let disk = FaultyDisk::new();
+    crate::durable::create_dir(&disk, dir()).unwrap();
+    let (mut log, _) = open(&disk, Habit::SyncSometimes).unwrap();
+    log.append(b"one").unwrap();
+    let before = disk.calls();
+    disk.kill();
+    drop(open(&disk.fork(), Habit::SyncSometimes).unwrap());
+    for call in before..before + 20 {
+        let disk = disk.fork();
+        disk.fail_at(call, Fault::Full);
+        let opened = open(&disk, Habit::SyncSometimes).is_ok();
+        disk.kill();
+        let Ok((_, seen)) = open(&disk, Habit::SyncSometimes) else { panic!("call {call}") };
+        disk.cut_power(call);
+        let (_, found) = open(&disk, Habit::SyncSometimes).unwrap();
+        assert_eq!(found, seen, "call {call}, {opened}: what was shown is not on the disk");
+    }
 }
