@@ -17,23 +17,25 @@ mod answer;
 mod browse;
 mod check;
 mod client;
+mod demo;
 mod event;
 mod exit;
 mod key;
 mod line;
 mod manners;
 mod path;
+mod peers;
 mod request;
 mod rules;
 mod seed;
 mod select;
+mod status;
 mod time;
 
 pub use admin::{CharterResult, CreateResult, InviteResult};
 pub use answer::{
-    Answer, BackupResult, DeedInfo, DeedKind, DemoHolder, DemoReport, DemoStep, EntryInfo, EntryKind, JoinResult, LsResult,
-    NodeStatus, PeerInfo, PeersResult, PlanItem, PlannedAction, RestoreResult, ShelfStatus, SnapshotInfo, SnapshotsResult,
-    Standing, StatusResult, Treatment, VaultHealth, VaultStatus, WorkgroupStatus,
+    Answer, BackupResult, EntryInfo, EntryKind, JoinResult, LsResult, PlanItem, PlannedAction, RestoreResult, SnapshotInfo,
+    SnapshotsResult,
 };
 pub use browse::{
     ChangeInfo, ChangeKind, DiffResult, DiffSums, DumpResult, FindRequest, FindResult, FindSums, FoundInfo, SnapshotStats,
@@ -41,16 +43,19 @@ pub use browse::{
 };
 pub use check::{CheckResult, CopysetCheck, HeadCheck, ReadCheck};
 pub use client::{Client, ClientError};
+pub use demo::{DemoHolder, DemoReport, DemoStep};
 pub use event::{Batch, DATA_BYTES_MAX, Event, Failure, Phase, Problem, Progress};
 pub use exit::ExitCode;
 pub use key::{KeyAction, KeyResult};
 pub use line::{ANSWER_BYTES_MAX, API, LineError, REQUEST_BYTES_MAX, read_line, serve_line};
 pub use manners::{BackupsStatus, Freshness, LimitInfo, LimitsResult, ScheduleResult, WaitsFor};
 pub use path::{PathText, escape};
+pub use peers::{DeedInfo, DeedKind, PeerInfo, PeersResult, Standing, Treatment};
 pub use request::Request;
 pub use rules::{
     DefaultPattern, FileSystems, FolderRules, FolderSize, LeftOut, ProtectPlan, ProtectResult, ProtectedFolder, RuleSource,
 };
 pub use seed::{DEFAULT_PORT, SeedError, parse_peer_id, parse_seed, peer_id, seed_text};
 pub use select::{Name, SelectError, Selector};
+pub use status::{NodeStatus, ShelfStatus, StatusResult, VaultHealth, VaultStatus, WorkgroupStatus};
 pub use time::{FileTime, Time, TimeError};
