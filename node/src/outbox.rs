@@ -2,9 +2,11 @@
 //! durable at their holders; what was acknowledged is never sent again, also after the power went.
 //!
 //! Two states count: *enough* (the pack may be referred to) and *complete*. Enough is what a backup waits for; completing goes on
-//! behind it, for as long as it takes. A pack that its holders refuse for good is given up, and its chunks are packed anew elsewhere.
+//! behind it, for as long as it takes. A pack that its holders refuse for good, or that others would take while they are silent, is given
+//! up, and its chunks are packed anew elsewhere.
 
 mod delivery;
+mod quiet;
 
 use crate::lanes::Lanes;
 use crate::report::Report;
@@ -12,13 +14,15 @@ use crate::sets::Sets;
 use backmesh_codec::stripe::BuiltStripe;
 use backmesh_format::copyset::Copyset;
 use backmesh_format::index::{FramePlace, PackPlace};
-use backmesh_format::stripe::Stripe;
-use backmesh_format::{ChunkId, DecodeError, NodeId, PackId, Signed, Wire};
+use backmesh_format::pack::SizeClass;
+use backmesh_format::stripe::{Purpose, Stripe};
+use backmesh_format::{ChunkId, CopysetId, DecodeError, NodeId, PackId, Signed, Wire};
 use backmesh_mesh::message::StoreReply;
 use backmesh_policy::{Shape, enough};
 use backmesh_store::{ChunkIndex, ChunkIndexError, Spool, SpoolError, SpooledPack};
 use bytes::Bytes;
 use delivery::Refusals;
+use quiet::Quiet;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -299,7 +303,7 @@ impl Outbox {
     /// [`OutboxError::TooFewHolders`] where that made no progress for `patience`; nothing is lost, the next backup goes on from there.
     pub async fn all_enough(self: &Arc<Self>, patience: Duration, report: &Report) -> Result<(), OutboxError> {
         let mut before = usize::MAX;
-        let mut since = Instant::now();
+        let mut quiet = Quiet::since(Instant::now());
         let motion = self.lanes.motion();
         let (mut moved, mut moved_unacknowledged) = (motion.moved(), 0);
         loop {
@@ -319,18 +323,18 @@ impl Outbox {
             }
             let Some((packs, missing, worst)) = self.shortage() else { return Ok(()) };
             if missing < before {
-                (before, since) = (missing, Instant::now());
+                (before, quiet) = (missing, Quiet::since(Instant::now()));
                 (moved, moved_unacknowledged) = (motion.moved(), 0);
-            } else if since.elapsed() > patience {
+            } else if quiet.has_lasted(patience, Instant::now()) {
                 let moved_since = motion.moved() - std::mem::replace(&mut moved, motion.moved());
                 moved_unacknowledged += moved_since;
                 let moves = moved_since >= MOVING_BYTES || motion.is_held();
                 if moves && moved_unacknowledged <= UNACKNOWLEDGED_BYTES_MAX {
-                    since = Instant::now();
+                    quiet = Quiet::since(Instant::now());
                     continue;
                 }
                 let this = Arc::clone(self);
-                tokio::task::spawn_blocking(move || this.give_up_refused()).await.ok();
+                tokio::task::spawn_blocking(move || this.give_up_stuck()).await.ok();
                 let (online, needed) = worst;
                 return Err(OutboxError::TooFewHolders { packs, online, needed, refused: self.refusals.last() });
             }
@@ -370,9 +374,21 @@ impl Outbox {
         self.give_up(|pack| pack.damaged).first().copied()
     }
 
-    /// Gives up packs that too many of their holders refuse for good: the next backup packs their chunks for other holders.
-    fn give_up_refused(&self) {
-        self.give_up(|pack| self.is_hopeless(pack));
+    /// Gives up packs that too many of their holders refuse for good, or that wait for silent ones while others would take them: the
+    /// next backup packs their chunks for these.
+    fn give_up_stuck(&self) {
+        let mut elsewhere: HashMap<(CopysetId, Purpose, SizeClass), bool> = HashMap::new();
+        for pack in lock(&self.waiting).values().filter(|pack| !pack.indexed) {
+            elsewhere.insert((pack.place.copyset, pack.record.purpose, pack.place.class), false);
+        }
+        for ((copyset, purpose, class), is_better) in &mut elsewhere {
+            *is_better = self.sets.would_go_elsewhere(copyset, *purpose, *class);
+        }
+        let is_better = |pack: &Waiting| elsewhere.get(&(pack.place.copyset, pack.record.purpose, pack.place.class)) == Some(&true);
+        let given_up = self.give_up(|pack| self.is_hopeless(pack) || is_better(pack));
+        if !given_up.is_empty() {
+            tracing::info!("{} packs that wait for silent holders are packed anew for others", given_up.len());
+        }
     }
 
     /// Gives up packs to which nothing refers yet, so that their chunks are packed anew.

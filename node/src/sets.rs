@@ -207,6 +207,14 @@ impl Sets {
         Ok((set, request.shape))
     }
 
+    /// Whether another set than this one would take such a pack now, at enough holders that can be reached and have not been silent.
+    pub fn would_go_elsewhere(&self, copyset: &CopysetId, purpose: Purpose, class: SizeClass) -> bool {
+        let Ok((set, shape)) = self.for_pack(purpose, class) else { return false };
+        let last = self.members.conducts().last();
+        let ready = set.slots.iter().filter(|holder| self.is_online(holder) && !last.contains(holder)).count();
+        set.copyset != *copyset && ready >= enough(shape)
+    }
+
     /// How stripes of data are coded now; none where nobody could hold them.
     pub fn shape_now(&self) -> Option<Shape> {
         let view = self.members.view();
