@@ -487,9 +487,8 @@ impl Fetcher {
     /// A pack's record from one holder, if it gives it and it is genuine.
     async fn record_at(&self, holder: NodeId, place: &PackPlace) -> Option<Signed<Stripe>> {
         let pack = place.pack;
-        let mut slow = ranges::Passed::new(&self.ranks, holder, self.usual.hedge_after());
         let reply = self.ask(holder, move |call| ReadRequest::Stripe { call, pack }).await;
-        slow.answered(reply.is_some());
+        self.ranks.note(holder, reply.is_some());
         let Some(ReadReply::Stripe { stripe: signed, .. }) = reply else { return None };
         let writer = self.writer_of(&signed);
         let as_meant = signed.vault == self.vault

@@ -1,4 +1,5 @@
 //! Ranges of packs from ranges of shards: data shards first, and where one cannot be had, the same range of any k others decodes it.
+//! What serves both ways is fetched once.
 
 use super::{FetchError, Fetcher, OpenStripe};
 use backmesh_codec::{stripe as coding, tree};
@@ -6,17 +7,21 @@ use backmesh_format::index::PackPlace;
 use backmesh_format::{NodeId, PackId};
 use backmesh_mesh::message::{ReadReply, ReadRequest, Refusal};
 use backmesh_policy::Offence;
-use futures::StreamExt;
+use bytes::Bytes;
+use futures::future::{BoxFuture, FutureExt, Shared};
 use futures::stream::FuturesUnordered;
+use futures::StreamExt;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
-use tokio::time::Instant;
 
-/// How many failures make a holder one whose shard is asked for together with others.
-const DOUBTFUL: u32 = 8;
+/// What one failure counts.
+const FAILURE: u32 = 4;
+/// How many make a holder one whose shard is asked for together with others: one that no good answer has followed.
+const DOUBTFUL: u32 = FAILURE;
+/// The most that is remembered of failures: so many good answers later a holder is trusted again.
+const FAILURES_MAX: u32 = 16 * FAILURE;
 
 /// How holders have answered so far: who failed last is asked last.
 #[derive(Default)]
@@ -27,7 +32,7 @@ impl Ranks {
     pub(crate) fn note(&self, holder: NodeId, well: bool) {
         let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = failures.entry(holder).or_default();
-        *count = if well { *count / 2 } else { (*count + 4).min(64) };
+        *count = if well { *count / 2 } else { (*count + FAILURE).min(FAILURES_MAX) };
     }
 
     /// How badly a holder has done.
@@ -44,47 +49,40 @@ impl Ranks {
     }
 }
 
-/// A question to a holder. Whoever has not answered in good time when nobody waits any more did not answer well.
-pub(super) struct Passed<'a> {
-    ranks: &'a Ranks,
-    holder: NodeId,
-    late_at: Instant,
-    answered: bool,
+/// A piece of a shard that one run needs, or may need.
+struct Asked<'a> {
+    shard: usize,
+    range: Range<u32>,
+    piece: Shared<BoxFuture<'a, Option<Bytes>>>,
 }
 
-impl<'a> Passed<'a> {
-    pub(super) fn new(ranks: &'a Ranks, holder: NodeId, good_time: Duration) -> Self {
-        Self { ranks, holder, late_at: Instant::now() + good_time, answered: false }
-    }
-
-    pub(super) fn answered(&mut self, well: bool) {
-        self.answered = true;
-        self.ranks.note(self.holder, well);
-    }
-}
-
-impl Drop for Passed<'_> {
-    fn drop(&mut self) {
-        if !self.answered && Instant::now() >= self.late_at {
-            self.ranks.note(self.holder, false);
-        }
-    }
+/// The pieces of shards that one run asks for. What a data shard gives is also what a lost one is decoded from.
+struct Run<'a> {
+    fetcher: &'a Fetcher,
+    stripe: &'a OpenStripe,
+    asked: Mutex<Vec<Asked<'a>>>,
 }
 
 impl Fetcher {
     /// A range of a pack's bytes.
     pub(super) async fn range(&self, stripe: &OpenStripe, range: Range<u32>) -> Result<Vec<u8>, FetchError> {
         let shard_bytes = stripe.record.shard_bytes;
-        let mut pieces: FuturesUnordered<_> =
-            (range.start / shard_bytes..=range.end.saturating_sub(1) / shard_bytes)
-                .map(|shard| {
-                    let begin = shard * shard_bytes;
-                    let piece = range.start.max(begin) - begin..range.end.min(begin.saturating_add(shard_bytes)) - begin;
-                    async move {
-                        self.data_piece(stripe, shard as usize, piece.clone()).await.map(|bytes| (begin + piece.start, bytes))
-                    }
-                })
-                .collect();
+        let run = Run { fetcher: self, stripe, asked: Mutex::default() };
+        let shards = range.start / shard_bytes..=range.end.saturating_sub(1) / shard_bytes;
+        let pieces: Vec<(u32, usize, Range<u32>)> = shards
+            .map(|shard| {
+                let begin = shard * shard_bytes;
+                let piece = range.start.max(begin) - begin..range.end.min(begin.saturating_add(shard_bytes)) - begin;
+                (begin + piece.start, shard as usize, piece)
+            })
+            .collect();
+        let mut pieces: FuturesUnordered<_> = pieces
+            .into_iter()
+            .map(|(offset, shard, piece)| {
+                let run = &run;
+                async move { run.data_piece(shard, piece).await.map(|bytes| (offset, bytes)) }
+            })
+            .collect();
         let mut whole = vec![0; range.len()];
         while let Some(piece) = pieces.next().await {
             let (offset, bytes) = piece?;
@@ -93,30 +91,33 @@ impl Fetcher {
         }
         Ok(whole)
     }
+}
 
+impl<'a> Run<'a> {
     /// A range of a data shard: from its holder, or decoded from others where that one fails, is slow or is known for it.
-    async fn data_piece(&self, stripe: &OpenStripe, shard: usize, range: Range<u32>) -> Result<Vec<u8>, FetchError> {
-        let holder = self.holder(stripe, shard);
-        if holder.is_some_and(|holder| self.reputation(&holder).is_last()) {
-            return match self.decoded_piece(stripe, shard, range.clone(), false).await {
+    async fn data_piece(&self, shard: usize, range: Range<u32>) -> Result<Bytes, FetchError> {
+        let fetcher = self.fetcher;
+        let holder = fetcher.holder(self.stripe, shard);
+        if holder.is_some_and(|holder| fetcher.reputation(&holder).is_last()) {
+            return match self.decoded_piece(shard, range.clone(), false).await {
                 Ok(bytes) => Ok(bytes),
-                Err(error) => self.shard_piece(stripe, shard, range).await.ok_or(error),
+                Err(error) => self.piece(shard, range).await.ok_or(error),
             };
         }
-        let own = self.shard_piece(stripe, shard, range.clone());
+        let own = self.piece(shard, range.clone());
         tokio::pin!(own);
-        let trusted = holder.is_some_and(|holder| self.ranks.failures(&holder) < DOUBTFUL);
+        let trusted = holder.is_some_and(|holder| fetcher.ranks.failures(&holder) < DOUBTFUL);
         let first = if trusted {
-            let hedge = self.lanes.motion().pass(self.usual.hedge_after());
+            let hedge = fetcher.lanes.motion().pass(fetcher.usual.hedge_after());
             tokio::select! { bytes = &mut own => Some(bytes), () = hedge => None }
         } else {
             None
         };
         match first {
             Some(Some(bytes)) => Ok(bytes),
-            Some(None) => self.decoded_piece(stripe, shard, range, true).await,
+            Some(None) => self.decoded_piece(shard, range, true).await,
             None => {
-                let decoded = self.decoded_piece(stripe, shard, range, false);
+                let decoded = self.decoded_piece(shard, range, false);
                 tokio::pin!(decoded);
                 tokio::select! {
                     bytes = &mut own => match bytes {
@@ -133,49 +134,71 @@ impl Fetcher {
     }
 
     /// A range of a data shard from the same range of k others, the reliable holders first, one more for each that fails or is slow.
-    async fn decoded_piece(
-        &self,
-        stripe: &OpenStripe,
-        wanted: usize,
-        range: Range<u32>,
-        failed: bool,
-    ) -> Result<Vec<u8>, FetchError> {
+    async fn decoded_piece(&self, wanted: usize, range: Range<u32>, failed: bool) -> Result<Bytes, FetchError> {
+        let Self { fetcher, stripe, .. } = *self;
         let (k, n) = (usize::from(stripe.record.k), stripe.record.n());
         let mut order: Vec<usize> = (0..n).filter(|shard| *shard != wanted).collect();
         order.sort_by_cached_key(|shard| {
-            self.holder(stripe, *shard).map(|holder| (self.reputation(&holder), self.ranks.failures(&holder))).ok_or(())
+            let known = fetcher.holder(stripe, *shard).map(|holder| {
+                let failures = fetcher.ranks.failures(&holder);
+                (fetcher.reputation(&holder), failures >= DOUBTFUL, !self.is_asked(*shard, &range), failures)
+            });
+            (known.is_none(), known)
         });
         let mut rest = order.into_iter();
         let ask = |shard: usize| {
-            let range = range.clone();
-            async move { (shard, self.shard_piece(stripe, shard, range).await) }
+            let piece = self.piece(shard, range.clone());
+            async move { (shard, piece.await) }
         };
         let mut asking: FuturesUnordered<_> = rest.by_ref().take(k).map(ask).collect();
-        let mut shards: Vec<Option<Vec<u8>>> = vec![None; n];
+        let mut shards: Vec<(usize, Bytes)> = Vec::with_capacity(k);
         let mut missing = if failed { vec![wanted] } else { Vec::new() };
-        let mut have = 0;
-        while have < k {
+        while shards.len() < k {
             tokio::select! {
                 answer = asking.next() => match answer {
-                    Some((shard, Some(bytes))) => {
-                        shards[shard] = Some(bytes);
-                        have += 1;
-                    }
+                    Some((shard, Some(bytes))) => shards.push((shard, bytes)),
                     Some((shard, None)) => {
                         missing.push(shard);
                         asking.extend(rest.next().map(ask));
                     }
-                    None => return Err(self.too_few(stripe, have, &missing)),
+                    None => return Err(fetcher.too_few(stripe, shards.len(), &missing)),
                 },
-                () = self.lanes.motion().pass(self.usual.hedge_after()), if rest.len() > 0 => asking.extend(rest.next().map(ask)),
+                () = fetcher.lanes.motion().pass(fetcher.usual.hedge_after()), if rest.len() > 0 => asking.extend(rest.next().map(ask)),
             }
         }
-        let present: Vec<(usize, &[u8])> =
-            shards.iter().enumerate().filter_map(|(shard, bytes)| bytes.as_deref().map(|bytes| (shard, bytes))).collect();
+        let present: Vec<(usize, &[u8])> = shards.iter().map(|(shard, bytes)| (*shard, &bytes[..])).collect();
         coding::rebuild_range(k, &present, wanted)
+            .map(Bytes::from)
             .map_err(|error| FetchError::Damaged { pack: stripe.record.pack, what: error.to_string() })
     }
 
+    /// A range of a shard: part of what this run has asked for already, or asked for now.
+    fn piece(&self, shard: usize, range: Range<u32>) -> impl Future<Output = Option<Bytes>> + use<'a> {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let (begin, piece) = match asked.iter().find(|asked| asked.holds(shard, &range)) {
+            Some(asked) => (asked.range.start, asked.piece.clone()),
+            None => {
+                let piece = self.fetcher.shard_piece(self.stripe, shard, range.clone()).boxed().shared();
+                asked.push(Asked { shard, range: range.clone(), piece: piece.clone() });
+                (range.start, piece)
+            }
+        };
+        drop(asked);
+        async move { piece.await.map(|bytes| bytes.slice((range.start - begin) as usize..(range.end - begin) as usize)) }
+    }
+
+    fn is_asked(&self, shard: usize, range: &Range<u32>) -> bool {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|asked| asked.holds(shard, range))
+    }
+}
+
+impl Asked<'_> {
+    fn holds(&self, shard: usize, range: &Range<u32>) -> bool {
+        self.shard == shard && self.range.start <= range.start && range.end <= self.range.end
+    }
+}
+
+impl Fetcher {
     fn too_few(&self, stripe: &OpenStripe, have: usize, missing: &[usize]) -> FetchError {
         let missing =
             missing.iter().filter_map(|shard| self.holder(stripe, *shard)).map(|holder| self.name_of(&holder)).collect();
@@ -189,13 +212,12 @@ impl Fetcher {
     }
 
     /// A range of a shard from its holder, proven against the shard's root.
-    async fn shard_piece(&self, stripe: &OpenStripe, shard: usize, range: Range<u32>) -> Option<Vec<u8>> {
+    async fn shard_piece(&self, stripe: &OpenStripe, shard: usize, range: Range<u32>) -> Option<Bytes> {
         let holder = self.holder(stripe, shard)?;
         let pack = stripe.record.pack;
         let asked = rounded(&range, stripe.record.shard_bytes);
         let (offset, bytes) = (asked.start, asked.end - asked.start);
         let request = move |call| ReadRequest::Range { call, pack, shard: shard as u8, offset, bytes, with_stripe: false };
-        let mut slow = Passed::new(&self.ranks, holder, self.usual.hedge_after());
         let reply = self.ask(holder, request).await;
         let piece = match &reply {
             Some(ReadReply::Range { proof, .. }) => {
@@ -205,17 +227,14 @@ impl Fetcher {
             }
             _ => None,
         };
-        slow.answered(piece.is_some());
+        self.ranks.note(holder, piece.is_some());
         if piece.is_none()
             && let Some(reply) = reply
         {
             self.note_bad_answer(holder, &pack, shard, &reply);
         }
-        piece.map(|mut piece| {
-            piece.truncate((range.end - asked.start) as usize);
-            piece.drain(..(range.start - asked.start) as usize);
-            piece
-        })
+        let wanted = (range.start - asked.start) as usize..(range.end - asked.start) as usize;
+        piece.map(|piece| Bytes::from(piece).slice(wanted))
     }
 
     /// Takes notice of an answer to a question for a shard that does not have it.

@@ -20,10 +20,10 @@ const ANSWERS_KEPT: usize = 64;
 /// Fewer say nothing.
 const ANSWERS_MIN: usize = 4;
 /// When another shard is asked for beside one, while nothing is known, in milliseconds.
-const HEDGE_UNKNOWN_MS: u64 = 500;
+const HEDGE_UNKNOWN_MS: u64 = 300;
 /// The least and the most of that. A machine whose processor is busy with something else answers after some hundred milliseconds; a
 /// large shard over a slow line takes long.
-const HEDGE_MS: (u64, u64) = (250, 15_000);
+const HEDGE_MS: (u64, u64) = (150, 15_000);
 /// How many times what is usual an answer may take.
 const TIMES_USUAL: u64 = 4;
 /// The least time after which a holder that has not answered counts as one that stalls, in milliseconds.
@@ -85,12 +85,26 @@ impl Drop for Awaited {
 }
 
 impl Fetcher {
-    /// Asks a holder; none where it cannot be reached.
+    /// Asks a holder; none where it cannot be reached. Whoever has not answered when others are asked beside it has failed once, and all
+    /// who wait for something else of it learn so at once; the caller notes how it ended.
     pub(super) async fn ask(
         &self,
         holder: NodeId,
         request: impl FnOnce(u64) -> ReadRequest + Send + 'static,
     ) -> Option<ReadReply> {
+        let answer = self.answer(holder, request);
+        tokio::pin!(answer);
+        tokio::select! {
+            biased;
+            answer = &mut answer => answer,
+            () = self.lanes.motion().pass(self.usual.hedge_after()) => {
+                self.ranks.note(holder, false);
+                answer.await
+            }
+        }
+    }
+
+    async fn answer(&self, holder: NodeId, request: impl FnOnce(u64) -> ReadRequest + Send + 'static) -> Option<ReadReply> {
         let began = Instant::now();
         let answer = self.lanes.send(holder, move |call| request(call).encode(), None).await.ok()?;
         let mut awaited = Awaited {
