@@ -384,7 +384,8 @@ impl Outbox {
         for ((copyset, purpose, class), is_better) in &mut elsewhere {
             *is_better = self.sets.would_go_elsewhere(copyset, *purpose, *class);
         }
-        let is_better = |pack: &Waiting| elsewhere.get(&(pack.place.copyset, pack.record.purpose, pack.place.class)) == Some(&true);
+        let is_better =
+            |pack: &Waiting| elsewhere.get(&(pack.place.copyset, pack.record.purpose, pack.place.class)) == Some(&true);
         let given_up = self.give_up(|pack| self.is_hopeless(pack) || is_better(pack));
         if !given_up.is_empty() {
             tracing::info!("{} packs that wait for silent holders are packed anew for others", given_up.len());

@@ -77,15 +77,19 @@ pub fn main(words: &[String]) -> Result<()> {
     if counts.failed.is_empty() { Ok(()) } else { bail!("failed:\n  {}", counts.failed.join("\n  ")) }
 }
 
+/// What can be tried by itself.
+pub const PARTS: [Part; 3] = [copies::run, states::run, kills::run];
+
+/// Tries what the options choose of it; fails where no workgroup can be had at all.
+pub type Part = fn(&Options, &mut Counts) -> Result<()>;
+
 /// Tries everything that the options choose.
 ///
 /// # Errors
 /// Where no workgroup can be had at all.
 pub fn run(options: &Options) -> Result<Counts> {
     let mut counts = Counts::default();
-    copies::run(options, &mut counts)?;
-    states::run(options, &mut counts)?;
-    kills::run(options, &mut counts)?;
+    PARTS.iter().try_for_each(|part| part(options, &mut counts))?;
     Ok(counts)
 }
 
