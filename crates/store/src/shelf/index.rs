@@ -86,7 +86,7 @@ impl Index {
             Ok((db, loaded))
         });
         match opened {
-            Ok((db, Some((sets, count)))) if count == shards => Ok(Some(Self::new(db, sets))),
+            Ok((db, Some((sets, count)))) if count == shards && shards_of(&sets) == Some(shards) => Ok(Some(Self::new(db, sets))),
             Ok(_) | Err(DbError::Damaged { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -264,14 +264,19 @@ impl Index {
 
 impl ShelfUsage {
     fn add(&mut self, other: &Self) {
-        self.shards += other.shards;
-        self.bytes += other.bytes;
+        self.shards = self.shards.saturating_add(other.shards);
+        self.bytes = self.bytes.saturating_add(other.bytes);
     }
 }
 
 fn of_vault<'a>(sets: &'a Sets, vault: &VaultId) -> impl Iterator<Item = (&'a CopysetId, &'a Set)> {
     let (first, last) = ((*vault, CopysetId([0; 32])), (*vault, CopysetId([0xff; 32])));
     sets.range(first..=last).map(|((_, copyset), set)| (copyset, set))
+}
+
+/// What all sets count together; none where that is no number that shards can have, as a disk that lies may make it.
+fn shards_of(sets: &Sets) -> Option<u64> {
+    sets.values().try_fold(0_u64, |sum, set| sum.checked_add(set.usage.shards))
 }
 
 /// The number that the next new set gets.

@@ -2,6 +2,7 @@ use super::{at_every_call, copyset, dir, ends_the_run, id, pack, shared, vault};
 use crate::faulty::{Fault, FaultyDisk};
 use crate::{DiskError, RealDisk, Shelf, ShelfEntry, ShelfError, ShelfKey, ShelfOptions, ShelfShard, ShelfUsage, StoredShard};
 use proptest::prelude::*;
+use redb::ReadableTable;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -311,4 +312,28 @@ fn it_works_on_a_real_disk() {
     std::mem::forget(shelf);
     let shelf = open().unwrap();
     assert_eq!(shelf.usage().shards, 49);
+}
+
+/// As after a write that a disk confirmed and lost.
+#[test]
+fn sets_that_count_other_shards_than_there_are_make_the_index_anew() {
+    type Row = (&'static [u8; 32], &'static [u8; 32], u64, u64, u32, u32);
+    let folder = tempfile::tempdir().unwrap();
+    let open = || Shelf::open(Arc::new(RealDisk), folder.path(), ShelfOptions { reserve_bytes: 0, ..SMALL }).unwrap();
+    let shelf = open();
+    shelf.put_batch(&(0..6).map(|number| shard(number, 0)).collect::<Vec<_>>()).unwrap();
+    let usage = shelf.usage();
+    shelf.close().unwrap();
+    drop(shelf);
+    let database = redb::Database::open(folder.path().join("index.redb")).unwrap();
+    let transaction = database.begin_write().unwrap();
+    let mut sets = transaction.open_table(redb::TableDefinition::<u32, Row>::new("sets")).unwrap();
+    for number in 0..2 {
+        let (vault, copyset) = sets.get(number).unwrap().map(|row| (*row.value().0, *row.value().1)).unwrap();
+        sets.insert(number, (&vault, &copyset, u64::MAX, u64::MAX, 0, 0)).unwrap();
+    }
+    drop(sets);
+    transaction.commit().unwrap();
+    drop(database);
+    assert_eq!(open().usage(), usage);
 }
