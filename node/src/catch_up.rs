@@ -26,6 +26,9 @@ use tokio::runtime::Handle;
 
 /// How long all holders together may take to say which heads they have. Who is slower is heard the next time.
 const HEARING_LIMIT: Duration = Duration::from_secs(15);
+/// Once more than half have answered, the others have so many times as long as these took, within these bounds.
+const GRACE: u32 = 5;
+const GRACE_BOUNDS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 /// How long a holder that did not answer is left alone.
 const SILENT_PAUSE: Duration = Duration::from_secs(60);
 /// Holders asked side by side, each of which may answer with 1 MiB.
@@ -216,11 +219,15 @@ async fn hear(node: &Arc<Node>, holders: BTreeSet<NodeId>) -> (Vec<NodeId>, Vec<
         .map(|holder| async move { (holder, hear_one(node, holder).await) })
         .buffer_unordered(ASKED_AT_ONCE);
     let mut heads: HashMap<RecordHash, Signed<Head>> = HashMap::new();
-    let until = tokio::time::Instant::now() + HEARING_LIMIT;
+    let (asked, began) = (silent.len(), tokio::time::Instant::now());
+    let mut until = began + HEARING_LIMIT;
     while let Ok(Some((holder, answer))) = tokio::time::timeout_at(until, asking.next()).await {
         if let Some(some) = answer {
             silent.remove(&holder);
             heads.extend(some.into_iter().map(|head| (head.hash(), head)));
+            if 2 * silent.len() < asked {
+                until = until.min(began + (GRACE * began.elapsed()).clamp(GRACE_BOUNDS.0, GRACE_BOUNDS.1));
+            }
         }
     }
     silent.iter().for_each(|holder| node.heard.note(*holder, Hearing::Silent(Instant::now())));
