@@ -128,7 +128,7 @@ fn full_before(bench: &mut Bench) -> Result<()> {
             println!("        protect: {:?} {}", outcome.code, outcome.stderr.trim());
             // A page may be left for so small a file.
             if outcome.code != Some(0) {
-                must_say(&outcome, 1, &["No space left", "free some space"])?;
+                must_say(&outcome, 1, &["no space left", "free some"])?;
             }
             disk.free()?;
             recovers(bench)?;
@@ -143,7 +143,7 @@ fn full_before(bench: &mut Bench) -> Result<()> {
     let words = ["join", &token, "--name", "full", "--offer", "0", "--save-phrase", text(&phrase)];
     let outcome = joiner.run(&words);
     println!("        join: {:?} {}", outcome.code, outcome.stderr.trim());
-    must_say(&outcome, 1, &["No space left", "free some space"])?;
+    must_say(&outcome, 1, &["no space left", "free some"])?;
     disk.free()?;
     let outcome = joiner.run(&words);
     ensure!(outcome.code == Some(0), "the same join with space: {outcome:?}");
