@@ -1,4 +1,5 @@
 //! A share of `faults desk`: a state that is used twice, all states of a machine, a dozen kills.
+#![expect(clippy::expect_used, reason = "helpers of tests fail by panicking, as tests do")]
 
 use backmesh_tests::disk::root_and_tools_or_skip;
 use backmesh_tests::faults::desk::{Counts, Options, PARTS};

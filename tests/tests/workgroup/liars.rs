@@ -1,5 +1,6 @@
 //! Members that lie and stall, one after another, on small data: backup and restore go on, nothing wrong comes back, and who did it is
 //! named. At full size, with times: `cargo run --release -p backmesh-tests --bin faults -- peers`.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
 
 use backmesh_tests::liar::Behaviour;
 use backmesh_tests::liar::rounds::Stage;
