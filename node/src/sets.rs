@@ -55,6 +55,15 @@ struct OwnSet {
     slot_bytes_used: u64,
 }
 
+/// Where a pack goes.
+struct Home {
+    /// The set; none where one is to be founded.
+    copyset: Option<CopysetId>,
+    slots: Vec<NodeId>,
+    shape: Shape,
+    shard_bytes: u64,
+}
+
 /// The vault's copysets.
 pub struct Sets {
     records: Arc<Records>,
@@ -160,59 +169,86 @@ impl Sets {
         Ok(())
     }
 
-    /// The set that takes a pack, and how its stripe is coded.
+    /// The set that takes a pack, and how its stripe is coded. It counts the pack; where none fits, a set is founded.
     ///
     /// # Errors
     /// [`SetsError`].
     pub fn for_pack(&self, purpose: Purpose, class: SizeClass) -> Result<(Arc<Signed<Copyset>>, Shape), SetsError> {
-        let view = self.members.view();
-        let level = level_for(purpose, view.level);
-        let last = self.members.conducts().last();
-        let mut request = self.request(&view, &last);
-        request.shape = shape(level, members_that_count(&request)).ok_or(SetsError::Alone)?;
-        let shard = u64::from(shard_bytes(class, request.shape.k));
-        request.slot_bytes = SLOT_BYTES_MIN.max(shard);
-        let wanted = CopysetWanted { purpose, shard_bytes: shard, placement: request };
+        let (view, last) = (self.members.view(), self.members.conducts().last());
         let mut own = lock(&self.own);
-        let chosen = {
-            let usable = own.values().filter(|own| own.set.writer.generation == self.writer.certificate.generation);
-            let known: Vec<KnownCopyset<'_>> = usable.map(OwnSet::as_known).collect();
-            choose_copyset(&known, &wanted)
-        };
-        if let Some(chosen) = chosen.and_then(|id| own.get_mut(&id)) {
+        let home = self.home(&own, &view, &last, purpose, class)?;
+        let (shape, shard) = (home.shape, home.shard_bytes);
+        if let Some(chosen) = home.copyset.and_then(|id| own.get_mut(&id)) {
             let before = chosen.slot_bytes_used;
             chosen.slot_bytes_used += shard;
             if before / SAVED_EVERY != chosen.slot_bytes_used / SAVED_EVERY {
                 self.write(&chosen.set, chosen.slot_bytes_used)?;
             }
-            return Ok((Arc::clone(&chosen.set), request.shape));
+            return Ok((Arc::clone(&chosen.set), shape));
         }
-        let slots = place(&request)?;
-        let free =
-            slots.iter().filter_map(|slot| view.candidates.iter().find(|one| one.node == *slot)).map(|one| one.free_bytes).min();
+        let free = home.slots.iter().filter_map(|slot| view.candidates.iter().find(|one| one.node == *slot));
+        let free = free.map(|one| one.free_bytes).min();
         let set = Copyset {
             writer: self.writer.certificate.clone(),
             copyset: CopysetId(rand::random()),
             sequence: 1,
             purpose,
-            level,
-            k: request.shape.k,
-            slots,
-            slot_bytes_max: (free.unwrap_or(0) / 2).clamp(request.slot_bytes, SLOT_BYTES_MAX),
+            level: level_for(purpose, view.level),
+            k: shape.k,
+            slots: home.slots,
+            slot_bytes_max: (free.unwrap_or(0) / 2).clamp(SLOT_BYTES_MIN.max(shard), SLOT_BYTES_MAX),
             closed: false,
         };
         let set = Arc::new(Signed::new(set, &[&self.writer.key]));
         self.write(&set, shard)?;
         own.insert(set.copyset, OwnSet { set: Arc::clone(&set), slot_bytes_used: shard });
-        Ok((set, request.shape))
+        Ok((set, shape))
     }
 
-    /// Whether another set than this one would take such a pack now, at enough holders that can be reached and have not been silent.
+    /// Where a pack would go now. To ask changes nothing.
+    fn home(
+        &self,
+        own: &HashMap<CopysetId, OwnSet>,
+        view: &View,
+        last: &BTreeSet<NodeId>,
+        purpose: Purpose,
+        class: SizeClass,
+    ) -> Result<Home, SetsError> {
+        let mut request = self.request(view, last);
+        let shape = shape(level_for(purpose, view.level), members_that_count(&request)).ok_or(SetsError::Alone)?;
+        let shard_bytes = u64::from(shard_bytes(class, shape.k));
+        (request.shape, request.slot_bytes) = (shape, SLOT_BYTES_MIN.max(shard_bytes));
+        let wanted = CopysetWanted { purpose, shard_bytes, placement: request };
+        let usable = own.values().filter(|own| own.set.writer.generation == self.writer.certificate.generation);
+        let known: Vec<KnownCopyset<'_>> = usable.map(OwnSet::as_known).collect();
+        let copyset = choose_copyset(&known, &wanted);
+        let slots = match copyset.and_then(|id| own.get(&id)) {
+            Some(own) => own.set.slots.clone(),
+            None => place(&request)?,
+        };
+        Ok(Home { copyset, slots, shape, shard_bytes })
+    }
+
+    fn home_now(&self, purpose: Purpose, class: SizeClass) -> Result<Home, SetsError> {
+        let (view, last) = (self.members.view(), self.members.conducts().last());
+        self.home(&lock(&self.own), &view, &last, purpose, class)
+    }
+
+    /// How the stripe of a small pack would be coded now, if it found holders.
+    ///
+    /// # Errors
+    /// As [`Sets::for_pack`]; to ask changes nothing.
+    pub fn shape_of(&self, purpose: Purpose) -> Result<Shape, SetsError> {
+        Ok(self.home_now(purpose, SizeClass::K4)?.shape)
+    }
+
+    /// Whether another set than this one, which may not be founded yet, would take such a pack now, at enough holders that can be reached
+    /// and have not been silent.
     pub fn would_go_elsewhere(&self, copyset: &CopysetId, purpose: Purpose, class: SizeClass) -> bool {
-        let Ok((set, shape)) = self.for_pack(purpose, class) else { return false };
+        let Ok(home) = self.home_now(purpose, class) else { return false };
         let last = self.members.conducts().last();
-        let ready = set.slots.iter().filter(|holder| self.is_online(holder) && !last.contains(holder)).count();
-        set.copyset != *copyset && ready >= enough(shape)
+        let ready = home.slots.iter().filter(|holder| self.is_online(holder) && !last.contains(holder)).count();
+        home.copyset != Some(*copyset) && ready >= enough(home.shape)
     }
 
     /// How stripes of data are coded now; none where nobody could hold them.
@@ -237,14 +273,14 @@ impl Sets {
         }
     }
 
-    /// Checks that packs of both kinds would find holders, of whom enough can be reached now.
+    /// Checks that packs of both kinds would find holders, of whom enough can be reached now. To ask changes nothing.
     ///
     /// # Errors
     /// [`SetsError`].
     pub fn check(&self) -> Result<(), SetsError> {
         for purpose in [Purpose::Data, Purpose::Catalogue] {
-            let (set, shape) = self.for_pack(purpose, SizeClass::K4)?;
-            let online = set.slots.iter().filter(|holder| self.is_online(holder)).count();
+            let Home { slots, shape, .. } = self.home_now(purpose, SizeClass::K4)?;
+            let online = slots.iter().filter(|holder| self.is_online(holder)).count();
             if online < enough(shape) {
                 return Err(SetsError::Offline { online, needed: enough(shape), shape });
             }
@@ -292,5 +328,39 @@ impl OwnSet {
             slot_bytes_left: self.set.slot_bytes_max.saturating_sub(self.slot_bytes_used),
             closed: self.set.closed,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::tests::Machine;
+    use backmesh_store::faulty::FaultyDisk;
+    use std::time::Duration;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn to_ask_where_a_pack_would_go_founds_no_set_and_fills_none() {
+        let (machine, other) = (Machine::new(2).await, Machine::new(3).await);
+        other.members.announce_self(1 << 40, 1 << 40);
+        machine.members.hear_of(other.net.local(), other.net.addresses());
+        let met = async {
+            while !machine.members.view().candidates.iter().any(|candidate| candidate.online) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), met).await.expect("they are connected");
+        let node = machine.node(&FaultyDisk::new());
+        let sets = &node.sets;
+        let ask = |copyset: &CopysetId| {
+            sets.check().unwrap();
+            assert_eq!(sets.shape_of(Purpose::Data).unwrap(), Shape { k: 1, n: 1 });
+            sets.would_go_elsewhere(copyset, Purpose::Data, SizeClass::M16)
+        };
+        assert!(ask(&CopysetId([9; 32])), "one would be founded");
+        assert!(sets.all().is_empty());
+        let (set, _) = sets.for_pack(Purpose::Data, SizeClass::K4).unwrap();
+        let used = || lock(&sets.own)[&set.copyset].slot_bytes_used;
+        assert!(!ask(&set.copyset) && ask(&CopysetId([9; 32])));
+        assert_eq!((sets.all().len(), used()), (1, u64::from(shard_bytes(SizeClass::K4, 1))));
     }
 }

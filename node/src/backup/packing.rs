@@ -72,7 +72,7 @@ pub(crate) struct Packs<'a> {
 
 impl<'a> Packs<'a> {
     pub(crate) fn new(packing: &'a Packing, purpose: Purpose) -> Result<Self, BackupError> {
-        let (_, shape) = packing.sets.for_pack(purpose, SizeClass::K4)?;
+        let shape = packing.sets.shape_of(purpose)?;
         let assembler =
             PackAssembler::new(target_class(shape.k), pack_overhead_bytes(shape.k, shape.n))?.within(packing.buffers.clone());
         Ok(Self { packing, purpose, assembler, placed: None })
