@@ -83,9 +83,15 @@ impl Fetcher {
                 async move { run.data_piece(shard, piece).await.map(|bytes| (offset, bytes)) }
             })
             .collect();
-        let mut whole = vec![0; range.len()];
+        let mut fetched = Vec::with_capacity(pieces.len());
         while let Some(piece) = pieces.next().await {
-            let (offset, bytes) = piece?;
+            fetched.push(piece?);
+        }
+        // What is kept for decoding goes before the whole is put together, and each piece as soon as it is in it.
+        drop(pieces);
+        drop(run);
+        let mut whole = vec![0; range.len()];
+        for (offset, bytes) in fetched {
             let from = (offset - range.start) as usize;
             whole[from..from + bytes.len()].copy_from_slice(&bytes);
         }
@@ -172,7 +178,7 @@ impl<'a> Run<'a> {
             .map_err(|error| FetchError::Damaged { pack: stripe.record.pack, what: error.to_string() })
     }
 
-    /// A range of a shard: part of what this run has asked for already, or asked for now.
+    /// A range of a shard: part of what this run has asked for before, if anything it asked for has it, else a question of its own.
     fn piece(&self, shard: usize, range: Range<u32>) -> impl Future<Output = Option<Bytes>> + use<'a> {
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         let (begin, piece) = match asked.iter().find(|asked| asked.holds(shard, &range)) {
