@@ -416,10 +416,10 @@ impl Shared {
     }
 }
 
-/// The list of who else may do what, beside the mode.
 /// How often something is made again that another restore has swept away: each sweeps a folder once.
 const PUTS_MAX: usize = 5;
 
+/// The list of who else may do what, beside the mode.
 const ACL: &[u8] = b"system.posix_acl_access";
 
 /// What became of an entry's extended attributes.
