@@ -5,6 +5,8 @@
 //! Long bytes (a shard, a proof) are the last field and run to the end of the frame, so they are neither copied when they are
 //! sent ([`StoreRequest::encode_parts`]) nor allocated a second time when they are read.
 
+#[cfg(test)]
+mod laws;
 mod mesh;
 mod read;
 mod store;
