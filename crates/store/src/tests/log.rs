@@ -2,6 +2,7 @@ use super::{at_every_call, dir, ends_the_run, shared};
 use crate::DiskError;
 use crate::faulty::{Fault, FaultyDisk};
 use crate::log::{Habit, Log, LogError};
+use proptest::prelude::*;
 
 const MAGIC: [u8; 4] = *b"TEST";
 
@@ -147,5 +148,37 @@ fn a_sync_that_finds_no_space_at_the_start_is_remembered() {
         disk.cut_power(call);
         let (_, found) = open(&disk, Habit::SyncSometimes).unwrap();
         assert_eq!(found, seen, "call {call}, {opened}: what was shown is not on the disk");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn whatever_frames_are_synced_are_those_that_are_read(
+        runs in proptest::collection::vec(proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 0..5), 1..5),
+        restarted in proptest::option::of(0..4_usize),
+        cut: u64,
+    ) {
+        let disk = FaultyDisk::new();
+        crate::durable::create_dir(&disk, dir()).unwrap();
+        let mut expected: Frames = Vec::new();
+        for (run, payloads) in runs.iter().enumerate() {
+            let (mut log, seen) = open(&disk, Habit::SyncSometimes).unwrap();
+            prop_assert_eq!(&seen, &expected);
+            if restarted == Some(run) {
+                expected.clear();
+                expected.extend((log.next()..).zip(payloads.iter().cloned()));
+                log.restart(payloads).unwrap();
+            } else {
+                for payload in payloads {
+                    expected.push((log.append(payload).unwrap(), payload.clone()));
+                }
+            }
+            log.sync().unwrap();
+            drop(log);
+            disk.cut_power(cut.wrapping_add(run as u64));
+        }
+        let (log, seen) = open(&disk, Habit::SyncEach).unwrap();
+        prop_assert_eq!((seen.len() as u64, seen), (log.next() - log.first(), expected));
     }
 }

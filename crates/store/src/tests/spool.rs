@@ -1,7 +1,10 @@
 use super::{at_every_call, chunk, dir, ends_the_run, frame_place, id, pack, place, shared};
 use crate::faulty::{Fault, FaultyDisk};
 use crate::{DiskError, Spool, SpoolError, SpooledPack, SpooledShard};
+use backmesh_format::index::PackPlace;
+use backmesh_format::pack::SizeClass;
 use backmesh_format::stripe::Purpose;
+use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
 fn spooled(number: u64) -> SpooledPack {
@@ -255,4 +258,57 @@ fn no_space_is_said_and_passes_also_where_it_is_asked_for_late() {
         spool.add(&[spooled(100 + ahead)]).unwrap();
     }
     assert_eq!(said, 5, "made, written twice, synced, renamed");
+}
+
+fn any_pack(number: u64) -> impl Strategy<Value = SpooledPack> {
+    let shape = (1..=6_u8, 0..=6_u8, 1..300_usize);
+    let rest = (0..7_usize, any::<bool>(), proptest::collection::vec(any::<u8>(), 0..500), 0..40_u64, any::<u64>());
+    (shape, rest).prop_map(move |((k, more, shard_bytes), (class, is_data, record, chunks, seed))| SpooledPack {
+        place: PackPlace { pack: pack(number), copyset: super::copyset(seed), class: SizeClass::ALL[class] },
+        purpose: if is_data { Purpose::Data } else { Purpose::Catalogue },
+        record,
+        chunks: (0..chunks).map(|at| (chunk(seed.wrapping_add(at)), frame_place(at))).collect(),
+        k,
+        n: k + more,
+        data: (0..usize::from(k) * shard_bytes).map(|at| (at as u64 ^ seed) as u8).collect::<Vec<u8>>().into(),
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn whatever_pack_is_put_in_is_what_comes_out_after_a_power_cut(
+        packs in (any_pack(1), any_pack(2), any_pack(3)),
+        acknowledged in proptest::collection::btree_set((1..4_u64, 0..12_u8), 0..20),
+        cut: u64,
+    ) {
+        let packs = [packs.0, packs.1, packs.2];
+        let disk = FaultyDisk::new();
+        let spool = open(&disk).unwrap();
+        spool.add(&packs).unwrap();
+        let at = |number: u64| &packs[number as usize - 1];
+        let done: Vec<_> = acknowledged.into_iter().filter(|(number, shard)| *shard < at(*number).n).collect();
+        let named: Vec<_> = done.iter().map(|(number, shard)| (pack(*number), *shard)).collect();
+        spool.acknowledged(&named).unwrap();
+        spool.sync().unwrap();
+        drop(spool);
+        disk.cut_power(cut);
+        let spool = open(&disk).unwrap();
+        prop_assert_eq!(spool.pending().len(), packs.len());
+        for (put, number) in packs.iter().zip(1..) {
+            let found = spool.description(&put.place.pack).unwrap();
+            prop_assert_eq!((found.place, found.purpose, found.shards), (put.place, put.purpose, put.n));
+            prop_assert_eq!((&found.record, &found.chunks), (&put.record, &put.chunks));
+            let missing: Vec<u8> = (0..put.n).filter(|shard| !done.contains(&(number, *shard))).collect();
+            prop_assert_eq!(spool.pending_pack(&put.place.pack).unwrap().missing, missing);
+            let shards: Vec<&[u8]> = put.data.chunks(put.data.len() / usize::from(put.k)).collect();
+            for shard in 0..put.n {
+                let expected = match shards.get(usize::from(shard)) {
+                    Some(bytes) => SpooledShard::Whole(bytes.to_vec()),
+                    None => SpooledShard::Coded { data: put.data.to_vec(), k: put.k },
+                };
+                prop_assert_eq!(spool.shard(&put.place.pack, shard).unwrap(), expected);
+            }
+        }
+    }
 }
