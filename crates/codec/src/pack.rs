@@ -454,14 +454,8 @@ struct Sealer<'a> {
 impl Sealer<'_> {
     fn append<'b>(&mut self, number: u64, inside: impl IntoIterator<Item = &'b [u8]>) -> Range<usize> {
         let start = self.end;
-        for piece in inside {
-            self.bytes[self.end..self.end + piece.len()].copy_from_slice(piece);
-            self.end += piece.len();
-        }
         let associated_data = frame_associated_data(self.id, number);
-        let tag = seal::seal_in_place(self.key, number, &associated_data, &mut self.bytes[start..self.end]);
-        self.bytes[self.end..self.end + TAG_BYTES].copy_from_slice(&tag);
-        self.end += TAG_BYTES;
+        self.end += seal::seal_pieces(self.key, number, &associated_data, inside, &mut self.bytes[start..]);
         start..self.end
     }
 

@@ -2,8 +2,9 @@
 //! keys of packs and heads. Every key is fresh and random, so nonces may be the numbers of frames.
 //!
 //! XChaCha20-Poly1305 is ChaCha20-Poly1305 under a key that HChaCha20 makes of the key and the first 16 bytes of the nonce
-//! (draft-irtf-cfrg-xchacha). `chacha20poly1305` seals; `ring` opens, in one pass and half the time. What is checked before it is signed is
-//! so opened by another implementation than the one that sealed it: an error in one of them cannot become permanent.
+//! (draft-irtf-cfrg-xchacha). `chacha20poly1305` seals, and for frames the two crates that it is made of, by [`seal_pieces`]; `ring` opens, in
+//! one pass. What is checked before it is signed is so opened by another implementation than the one that sealed it: an error in one of
+//! them cannot become permanent.
 
 use crate::frame::{self, FrameCompressor};
 use backmesh_format::pack::{HEAD_FRAME, TAG_BYTES, frame_nonce};
@@ -11,9 +12,12 @@ use backmesh_format::record::{from_envelope, to_envelope};
 use backmesh_format::stripe::KeySlot;
 use backmesh_format::vault::{Head, HeadBody, WriterCert};
 use backmesh_format::{Bytes, DecodeError, Reader, SealingKey, Writer, limits};
-use chacha20::{R20, hchacha};
+use chacha20::cipher::{KeyIvInit, StreamCipher, StreamCipherSeek};
+use chacha20::{R20, XChaCha20, hchacha};
 use chacha20poly1305::{AeadInOut, KeyInit, XChaCha20Poly1305};
 use hpke::{Deserializable, Kem, OpModeR, OpModeS, Serializable};
+use poly1305::Poly1305;
+use poly1305::universal_hash::UniversalHash;
 use rand_core::CryptoRng;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use std::io;
@@ -74,6 +78,43 @@ pub(crate) fn seal_in_place(key: &PackKey, number: u64, associated_data: &[u8], 
     let cipher = XChaCha20Poly1305::new((&key.0).into());
     let tag = cipher.encrypt_inout_detached(&frame_nonce(number).into(), associated_data, bytes.into());
     tag.expect("within the cipher's limit").into()
+}
+
+/// ChaCha20 makes so many bytes of keystream at once; those before the first sealed byte are Poly1305's key.
+const BLOCK_BYTES: u64 = 64;
+/// Poly1305 takes so many bytes at once, or a quarter of them at a fraction of the speed.
+const STRIDE_BYTES: usize = 64;
+
+/// Seals pieces, one behind the other, into the front of `out`, with the tag behind them; how long that is together. The same bytes as of
+/// [`seal_in_place`], without a copy before, and with Poly1305 at full speed: after the 40 bytes that are authenticated with a frame
+/// `chacha20poly1305` goes on block by block (0.6 instead of 0.4 s/GB for both).
+pub(crate) fn seal_pieces<'a>(
+    key: &PackKey,
+    number: u64,
+    associated_data: &[u8],
+    pieces: impl IntoIterator<Item = &'a [u8]>,
+    out: &mut [u8],
+) -> usize {
+    let mut cipher = XChaCha20::new(&key.0.into(), &frame_nonce(number).into());
+    let mut mac_key = Zeroizing::new([0; 32]);
+    cipher.apply_keystream(&mut mac_key[..]);
+    let mut mac = Poly1305::new((&*mac_key).into());
+    cipher.seek(BLOCK_BYTES);
+    let mut end = 0;
+    for piece in pieces {
+        cipher.apply_keystream_b2b(piece, &mut out[end..end + piece.len()]);
+        end += piece.len();
+    }
+    let sealed = &out[..end];
+    mac.update_padded(associated_data);
+    let to_stride = associated_data.len().next_multiple_of(TAG_BYTES).wrapping_neg() % STRIDE_BYTES;
+    let (first, rest) = sealed.split_at(to_stride.min(end));
+    mac.update_padded(first);
+    mac.update_padded(rest);
+    let lengths = [associated_data.len() as u64, end as u64].map(u64::to_le_bytes);
+    mac.update_padded(lengths.as_flattened());
+    out[end..end + TAG_BYTES].copy_from_slice(&mac.finalize());
+    end + TAG_BYTES
 }
 
 /// The bytes do not open.
@@ -362,6 +403,31 @@ mod tests {
             let mut opened = Vec::new();
             open_into(&key, number, b"with it", &[&sealed[..], &tag].concat(), &mut opened).unwrap();
             assert_eq!(opened, &plain[..bytes]);
+        }
+    }
+
+    #[test]
+    fn pieces_are_sealed_as_the_whole_is() {
+        let (key, mut plain) = (PackKey::random(&mut rng()), vec![0; 3000]);
+        rng().fill_bytes(&mut plain);
+        for associated_data in [0, 1, 16, 40, 48, 49, 64, 100].map(|bytes| vec![9; bytes]) {
+            for bytes in (0..200).chain([1024, 2999, 3000]) {
+                let mut whole = plain[..bytes].to_vec();
+                let tag = seal_in_place(&key, 5, &associated_data, &mut whole);
+                whole.extend_from_slice(&tag);
+                for cut in [0, 1, bytes / 3, bytes / 2, bytes] {
+                    let cut = cut.min(bytes);
+                    let mut sealed = vec![0xaa; bytes + TAG_BYTES + 1];
+                    let pieces = [&plain[..cut], &plain[cut..cut], &plain[cut..bytes]];
+                    let sealed_bytes = seal_pieces(&key, 5, &associated_data, pieces, &mut sealed);
+                    assert_eq!(
+                        sealed[..sealed_bytes],
+                        whole,
+                        "{bytes} bytes cut at {cut}, {} authenticated",
+                        associated_data.len()
+                    );
+                }
+            }
         }
     }
 
