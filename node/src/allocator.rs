@@ -19,5 +19,7 @@ mod tests {
         assert!(settings.contains("dirty_decay_ms:500"), "built without .cargo/config.toml: {settings:?}");
         assert!(opt::background_thread::read().unwrap());
         assert_eq!(opt::narenas::read().unwrap(), 2);
+        // As writes past the system's cache want it.
+        assert_eq!(vec![1_u8; 100_000].as_ptr().addr() % 4096, 0);
     }
 }

@@ -56,6 +56,11 @@ pub trait DiskFile: Debug + Send + Sync {
     fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
     /// Writes all of `bytes` at `offset`; a file that ends before it is filled with zeros.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// As [`DiskFile::write_at`], for much that nobody will read soon: a disk may do without keeping it in memory. No more durable
+    /// than that.
+    fn write_at_uncached(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.write_at(offset, bytes)
+    }
     /// How long the file is.
     fn len_bytes(&self) -> io::Result<u64>;
     /// Cuts or, with zeros, extends the file.

@@ -35,6 +35,32 @@ mod unix {
         file.write_all_at(bytes, offset)
     }
 
+    /// What writes past the cache have to be aligned to, in place, memory and length, whatever the sectors of the disk.
+    #[cfg(target_os = "linux")]
+    const DIRECT_BYTES: usize = 4 << 10;
+
+    /// As [`write_all_at`], past the system's cache where the file system allows it and the bytes lie in memory as it wants.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn write_all_at_uncached(file: &File, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        use rustix::fs::{OFlags, fcntl_setfl};
+        let is_aligned = offset.is_multiple_of(DIRECT_BYTES as u64) && bytes.as_ptr().addr().is_multiple_of(DIRECT_BYTES);
+        let (direct, rest) = bytes.split_at(if is_aligned { bytes.len() & !(DIRECT_BYTES - 1) } else { 0 });
+        if direct.is_empty() || fcntl_setfl(file, OFlags::DIRECT).is_err() {
+            return write_all_at(file, offset, bytes);
+        }
+        let written = file.write_all_at(direct, offset);
+        fcntl_setfl(file, OFlags::empty())?;
+        match written {
+            Ok(()) => write_all_at(file, offset + direct.len() as u64, rest),
+            // Some file systems take the flag and refuse the write.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => write_all_at(file, offset, bytes),
+            Err(error) => Err(error),
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) use write_all_at as write_all_at_uncached;
+
     pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
         File::open(dir)?.sync_all()
     }

@@ -120,6 +120,10 @@ impl DiskFile for RealFile {
         os::write_all_at(&self.0, offset, bytes)
     }
 
+    fn write_at_uncached(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        os::write_all_at_uncached(&self.0, offset, bytes)
+    }
+
     fn len_bytes(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
     }
@@ -130,5 +134,32 @@ impl DiskFile for RealFile {
 
     fn sync(&self) -> io::Result<()> {
         self.0.sync_data()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_past_the_cache_is_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let bytes: Vec<u8> = (0..40_000_u32).map(|number| (number / 7) as u8).collect();
+        let aligned = bytes.as_ptr().align_offset(4096);
+        let file = RealDisk.create(&path).unwrap();
+        for (from, len) in [(aligned, 8192), (aligned, 12_289), (aligned, 100), (aligned + 1, 8192), (aligned, 0)] {
+            for offset in [0, 4096, 5, 512] {
+                file.set_len_bytes(0).unwrap();
+                file.write_at(0, &[9; 6000]).unwrap();
+                file.write_at_uncached(offset, &bytes[from..from + len]).unwrap();
+                file.write_at(offset, &bytes[from..from + len.min(1)]).unwrap();
+                file.sync().unwrap();
+                let mut expected = vec![9; 6000];
+                expected.resize(expected.len().max(offset as usize + len), 0);
+                expected[offset as usize..offset as usize + len].copy_from_slice(&bytes[from..from + len]);
+                assert!(fs::read(&path).unwrap() == expected, "{len} bytes at {offset}");
+            }
+        }
     }
 }

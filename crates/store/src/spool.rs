@@ -21,6 +21,8 @@
 //! While packs come and go, files are written over instead of removed and made: that spares the file system giving out blocks and
 //! the memory behind them, twice the cost of the writing itself. Only a file whose old name is durably gone is written over.
 //!
+//! The shards go past the system's cache where that is possible: they are read again only if a holder was slow.
+//!
 //! Acknowledgements are written at once, which survives kill -9, and synced now and then: one that a power cut takes back costs a
 //! shard sent twice, nothing else.
 
@@ -428,7 +430,7 @@ impl Spool {
             let file = if *is_spare { self.disk.open_for_writing(path) } else { self.disk.create(path) };
             let written = file.and_then(|file| {
                 file.write_at(0, header)?;
-                file.write_at(header.len() as u64, &pack.data)?;
+                file.write_at_uncached(header.len() as u64, &pack.data)?;
                 Ok(file)
             });
             files.push(written.map_err(DiskError::io("write", path))?);
