@@ -6,6 +6,7 @@
 
 pub mod control;
 pub mod corpora;
+pub mod frames;
 pub mod mesh;
 pub mod messages;
 pub mod mutate;
@@ -42,6 +43,7 @@ pub static TARGETS: &[Target] = &[
     Target { name: "pages", run: pages::run, seeds: pages::seeds },
     Target { name: "segments", run: segments::run, seeds: segments::seeds },
     Target { name: "sealed", run: sealed::run, seeds: sealed::seeds },
+    Target { name: "frames", run: frames::run, seeds: frames::seeds },
     Target { name: "messages", run: messages::run, seeds: messages::seeds },
     Target { name: "mesh", run: mesh::run, seeds: mesh::seeds },
     Target { name: "control", run: control::run, seeds: control::seeds },

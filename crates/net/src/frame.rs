@@ -4,6 +4,7 @@
 //! A length is only believed as its bytes arrive: memory grows by doubling from 64 KiB. Back-pressure is Yamux's: a writer waits once
 //! the peer's window is full, and the window opens as the peer reads.
 
+use crate::intake::{Begun, Intake, STEP_BYTES};
 use crate::links::{Link, StreamPermit};
 use backmesh_format::NodeId;
 use futures::io::{ReadHalf, WriteHalf};
@@ -11,7 +12,6 @@ use futures::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use libp2p::swarm;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,11 +20,9 @@ use tokio::time::Instant;
 
 /// A write that waited so long was waiting for the peer, and not for its turn on this machine.
 const ROOM_AFTER: Duration = Duration::from_millis(20);
-const END: u32 = u32::MAX;
-const HEADER_BYTES: usize = 4;
-/// Memory is given to a frame in steps of at least this much.
-const STEP_BYTES: usize = 64 << 10;
-/// What is read ahead, and what small frames are gathered into before they are sent.
+pub(crate) const END: u32 = u32::MAX;
+pub(crate) const HEADER_BYTES: usize = 4;
+/// What small frames are gathered into before they are sent.
 const BUFFER_BYTES: usize = 16 << 10;
 const STALL_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 
@@ -125,9 +123,7 @@ impl Stream {
             socket: read,
             closed: closed.clone(),
             hold: hold.clone(),
-            buffer: Vec::new(),
-            ahead: 0..0,
-            partial: None,
+            intake: Intake::default(),
             ended: None,
             idle_timeout: None,
             stall_timeout: STALL_TIMEOUT_DEFAULT,
@@ -144,22 +140,12 @@ pub struct FrameReader {
     socket: ReadHalf<swarm::Stream>,
     closed: watch::Receiver<()>,
     hold: Arc<Hold>,
-    /// Bytes read ahead are those in `ahead`.
-    buffer: Vec<u8>,
-    ahead: Range<usize>,
-    partial: Option<Partial>,
+    /// The frame on its way is kept here, so that a caller may give up waiting and call again.
+    intake: Intake,
     ended: Option<End>,
     idle_timeout: Option<Duration>,
     stall_timeout: Duration,
     pace: Option<Arc<dyn Pace>>,
-}
-
-/// A frame on its way. Kept in the reader, so that a caller may give up waiting and call again.
-struct Partial {
-    frame_bytes: usize,
-    /// As long as what is made room for; the first `received` are real.
-    bytes: Vec<u8>,
-    received: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -235,52 +221,26 @@ impl FrameReader {
             Err(idle @ FrameError::Idle { .. }) => Err(idle),
             Err(error) => {
                 self.ended = Some(End::Broken);
-                self.partial = None;
+                self.intake.give_up();
                 Err(error)
             }
         }
     }
 
     async fn begin_frame(&mut self, bytes_max: usize) -> Result<Option<usize>, FrameError> {
-        if let Some(partial) = &self.partial {
-            return Ok(Some(partial.frame_bytes));
-        }
-        let frame_bytes = match self.read_header().await? {
-            END => return Ok(None),
-            length if length as usize > bytes_max => {
-                return Err(FrameError::TooLong { bytes: length.into(), bytes_max: bytes_max as u64 });
-            }
-            length => length as usize,
-        };
-        self.partial = Some(Partial { frame_bytes, bytes: Vec::new(), received: 0 });
-        Ok(Some(frame_bytes))
-    }
-
-    async fn read_frame(&mut self, bytes_max: usize) -> Result<Option<Vec<u8>>, FrameError> {
-        if self.begin_frame(bytes_max).await?.is_none() {
-            return Ok(None);
-        }
-        self.read_body().await?;
-        Ok(self.partial.take().map(|partial| partial.bytes))
-    }
-
-    async fn read_header(&mut self) -> Result<u32, FrameError> {
         let mut deadline = self.idle_timeout.map(|timeout| Instant::now() + timeout);
         let mut begun = false;
         loop {
-            let ahead = &self.buffer[self.ahead.clone()];
-            if let Some(header) = ahead.first_chunk::<HEADER_BYTES>() {
-                self.ahead.start += HEADER_BYTES;
-                return Ok(u32::from_le_bytes(*header));
+            match self.intake.begin(bytes_max)? {
+                Some(Begun::Frame(bytes)) => return Ok(Some(bytes)),
+                Some(Begun::End) => return Ok(None),
+                None => {}
             }
-            if !begun && !ahead.is_empty() {
+            if !begun && self.intake.has_begun() {
                 begun = true;
                 deadline = Some(Instant::now() + self.stall_timeout);
             }
-            self.buffer.resize(BUFFER_BYTES, 0);
-            self.buffer.copy_within(self.ahead.clone(), 0);
-            self.ahead = 0..self.ahead.len();
-            let read = bounded(self.socket.read(&mut self.buffer[self.ahead.end..]), &mut self.closed, deadline).await;
+            let read = bounded(self.socket.read(self.intake.room()), &mut self.closed, deadline).await;
             match read {
                 Err(Interrupted::Timeout) if !begun => {
                     return Err(FrameError::Idle { waited: self.idle_timeout.unwrap_or_default() });
@@ -288,50 +248,47 @@ impl FrameReader {
                 outcome => match settle(outcome, self.stall_timeout)? {
                     0 => return Err(FrameError::CutOff),
                     read => {
-                        self.ahead.end += read;
-                        self.hold.link.touch();
-                        let before = Instant::now();
-                        keep_pace(self.pace.as_ref(), read, &mut self.closed).await?;
-                        deadline = deadline.map(|deadline| deadline + before.elapsed());
+                        let held = self.moved(read).await?;
+                        deadline = deadline.map(|deadline| deadline + held);
                     }
                 },
             }
         }
     }
 
-    async fn read_body(&mut self) -> Result<(), FrameError> {
-        let Some(partial) = &mut self.partial else { return Ok(()) };
-        let ahead = &self.buffer[self.ahead.clone()];
-        let taken = ahead.len().min(partial.frame_bytes - partial.received);
-        partial.bytes.truncate(partial.received);
-        partial.bytes.extend_from_slice(&ahead[..taken]);
-        partial.received += taken;
-        self.ahead.start += taken;
+    async fn read_frame(&mut self, bytes_max: usize) -> Result<Option<Vec<u8>>, FrameError> {
+        if self.begin_frame(bytes_max).await?.is_none() {
+            return Ok(None);
+        }
         let mut deadline = Instant::now() + self.stall_timeout;
-        let mut step_end = partial.received + STEP_BYTES;
-        while partial.received < partial.frame_bytes {
-            if partial.bytes.len() == partial.received {
-                let room = partial.received.max(STEP_BYTES).min(partial.frame_bytes - partial.received);
-                partial.bytes.reserve_exact(room);
-                partial.bytes.resize(partial.received + room, 0);
+        let mut since = 0;
+        loop {
+            let room = self.intake.room();
+            if room.is_empty() {
+                return Ok(self.intake.take());
             }
-            let piece_end = partial.bytes.len().min(partial.received.saturating_add(piece_bytes_max(self.pace.as_ref())));
-            let read = self.socket.read(&mut partial.bytes[partial.received..piece_end]);
+            let piece = room.len().min(piece_bytes_max(self.pace.as_ref()));
+            let read = self.socket.read(&mut room[..piece]);
             let read = match settle(bounded(read, &mut self.closed, Some(deadline)).await, self.stall_timeout)? {
                 0 => return Err(FrameError::CutOff),
                 read => read,
             };
-            partial.received += read;
-            self.hold.link.touch();
-            let before = Instant::now();
-            keep_pace(self.pace.as_ref(), read, &mut self.closed).await?;
-            deadline += before.elapsed();
-            if partial.received >= step_end {
-                step_end = partial.received + STEP_BYTES;
+            deadline += self.moved(read).await?;
+            since += read;
+            if since >= STEP_BYTES {
+                since = 0;
                 deadline = Instant::now() + self.stall_timeout;
             }
         }
-        Ok(())
+    }
+
+    /// Takes in what was read, and keeps the pace; for how long that was.
+    async fn moved(&mut self, bytes: usize) -> Result<Duration, FrameError> {
+        self.intake.arrived(bytes);
+        self.hold.link.touch();
+        let before = Instant::now();
+        keep_pace(self.pace.as_ref(), bytes, &mut self.closed).await?;
+        Ok(before.elapsed())
     }
 }
 
@@ -518,6 +475,7 @@ async fn bounded<F: Future>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::intake::AHEAD_BYTES;
     use crate::{Net, NetConfig, NetEvent, Protocol};
     use backmesh_format::keys::KeyPair;
 
@@ -568,10 +526,10 @@ mod tests {
         write_raw(&mut writer, &[(1u32 << 30).to_le_bytes().as_slice(), b"so little"].concat()).await;
         // Given up once, so that the frame on its way can be looked at.
         tokio::time::timeout(Duration::from_millis(100), reader.next(1 << 30)).await.unwrap_err();
-        let partial = reader.partial.as_ref().unwrap();
-        assert!(partial.bytes.capacity() <= 2 * STEP_BYTES, "{}", partial.bytes.capacity());
+        let (_, capacity) = reader.intake.held().unwrap();
+        assert!(capacity <= 2 * STEP_BYTES, "{capacity}");
         assert!(matches!(reader.next(1 << 30).await, Err(FrameError::Stalled { .. })));
-        assert!(reader.partial.is_none());
+        assert!(reader.intake.held().is_none());
     }
 
     #[tokio::test]
@@ -580,7 +538,7 @@ mod tests {
         write_raw(&mut writer, &(u32::MAX - 1).to_le_bytes()).await;
         let endless = tokio::spawn(async move { while writer.socket.write_all(&[0; 1 << 16]).await.is_ok() {} });
         assert!(matches!(reader.next(16 << 20).await, Err(FrameError::TooLong { .. })));
-        assert!(reader.buffer.capacity() <= 2 * BUFFER_BYTES);
+        assert!(reader.intake.ahead_capacity() <= 2 * AHEAD_BYTES);
         drop((reader, rest));
         tokio::time::timeout(Duration::from_secs(20), endless).await.unwrap().unwrap();
     }
@@ -601,8 +559,7 @@ mod tests {
                 assert!(frame.unwrap().unwrap() == vec![7; 8 << 20]);
                 break;
             }
-            if let Some(partial) = &reader.partial {
-                let (capacity, received) = (partial.bytes.capacity(), partial.received);
+            if let Some((received, capacity)) = reader.intake.held() {
                 assert!(capacity <= 2 * received + STEP_BYTES, "{capacity} bytes for {received}");
             }
         }

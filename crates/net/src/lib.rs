@@ -18,6 +18,7 @@ mod config;
 mod frame;
 mod gather;
 mod handler;
+mod intake;
 mod links;
 mod muxer;
 mod nearby;
@@ -30,6 +31,7 @@ pub use address::{Address, AddressError, Family, Host, PORT_DEFAULT, peer_id_tex
 pub use config::{Limits, NetConfig};
 pub use frame::{FrameError, FrameReader, FrameWriter, Pace, Stream};
 pub use handler::Refusal;
+pub use intake::{Begun, Intake};
 pub use nearby::{Nearby, Seeking, Sighting};
 pub use net::{DialError, DialFailure, DisconnectReason, Net, NetError, NetEvent, OpenError};
 
