@@ -24,6 +24,31 @@ impl Write for Agent<'_> {
     }
 }
 
+/// A connection on which nobody answers; what was sent stays.
+struct Unanswered<'a>(&'a mut Vec<u8>);
+
+impl Read for Unanswered<'_> {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Ok(0)
+    }
+}
+
+impl Write for Unanswered<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The line of a request.
+fn sent(request: &Request) -> Vec<u8> {
+    let mut line = Vec::new();
+    Client::new(Unanswered(&mut line)).ask(request, &mut |_| {}).expect_err("nobody answers");
+    line
+}
+
 /// Nothing that a terminal would take for an order.
 pub fn is_harmless(text: &str) -> bool {
     let turns = |c: char| matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}');
@@ -36,7 +61,10 @@ pub fn run(bytes: &[u8]) {
     match choice % 4 {
         0 => {
             let shown = |failure| text_of(&Event::Error(failure));
-            assert!(serve_line(rest).err().is_none_or(|failure| is_harmless(&shown(failure))));
+            match serve_line(rest) {
+                Ok(request) => assert!(serve_line(&sent(&request)).ok() == Some(request), "what is sent is read"),
+                Err(failure) => assert!(is_harmless(&shown(failure))),
+            }
         }
         1 => {
             let mut on_event = |event: Event| {

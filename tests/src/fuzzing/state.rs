@@ -1,6 +1,7 @@
 //! What a person or a disk may have left in the state folder: the configuration, papers, keys.
 
 use super::{choose, chosen, samples};
+use backmesh::schedule::without_agent;
 use backmesh::state::config::{Config, with_changes};
 use backmesh::state::{State, read_secret};
 use backmesh_format::keyfile;
@@ -24,12 +25,13 @@ const PAPERS: &[Paper] = &[
     ("vault/chunk-id.key", |state| drop(state.chunk_id_key())),
     ("vault/unsealing.key", |state| drop(state.unsealing_secrets())),
     ("config.toml", |state| drop(state.config())),
+    ("schedule.json", schedule),
 ];
 
 /// The first byte says which file the rest is.
 pub fn run(bytes: &[u8]) {
     let (choice, rest) = choose(bytes);
-    match PAPERS.get(usize::from(choice) % (PAPERS.len() + 3)) {
+    match PAPERS.get(usize::from(choice) % (PAPERS.len() + 2)) {
         Some((name, read)) => paper(name, *read, rest),
         None => {
             if let Ok(text) = std::str::from_utf8(rest) {
@@ -39,16 +41,26 @@ pub fn run(bytes: &[u8]) {
     }
 }
 
+/// How backups went, as the file tells.
+fn schedule(state: &State) {
+    let unprotected = without_agent(state, false);
+    let told = without_agent(state, true);
+    assert!(told.protected_since.is_some() && unprotected.protected_since.is_none(), "that is known without the file");
+    assert!((told.last_success, told.failures) == (unprotected.last_success, unprotected.failures));
+}
+
 fn config(text: &str) {
     let Ok(config) = Config::parse(text) else { return };
     let _ = config.walk_rules();
     let again = Config::parse(&config.to_text()).expect("what is written is read");
     assert!((&again.protect, &again.listen, &again.rules) == (&config.protect, &config.listen, &config.rules));
     assert!(again.offer_bytes == config.offer_bytes);
-    let changed = Config { offer_bytes: 5 << 30, protect: vec![PathBuf::from("/a\nb"), PathBuf::from("/c")], ..config.clone() };
+    let protect: Vec<PathBuf> = config.protect.iter().take(1).cloned().chain(["/a\nb".into(), "/c".into()]).collect();
+    let mut changed = Config { offer_bytes: 5 << 30, protect, ..config.clone() };
+    changed.rules.retain(|folder, _| changed.protect.contains(folder));
     let edited = with_changes(text, &config, &changed).expect("a file that is read can be changed");
     let read = Config::parse(&edited).expect("what was changed is read");
-    assert!(read.protect == changed.protect, "{edited}");
+    assert!((&read.protect, &read.rules) == (&changed.protect, &changed.rules), "{edited}");
     assert!((read.listen, read.schedule, read.limits) == (config.listen, config.schedule, config.limits), "{edited}");
 }
 
@@ -74,8 +86,10 @@ fn paper(name: &str, read: fn(&State), bytes: &[u8]) {
 pub fn seeds() -> Vec<Vec<u8>> {
     let key = |kind: &str, count: usize| keyfile::to_text(kind, &vec![[0x5a; 32]; count]).as_bytes().to_vec();
     let config = "# mine\nprotect = [\"/home/anna\", \"/srv\"]\noffer = \"200 GiB\"\nlisten = [\"/ip4/0.0.0.0/tcp/47770\"]\n\n[[rules]]\n\
-        folder = \"/home/anna\"\npatterns = [\"*.iso\", \"!/important.iso\"]\n\n[schedule]\nevery = \"1h\"\nquiet-hours = \"22:00-06:00\"\n\n\
+        folder = \"/home/anna\"\npatterns = [\"*.iso\", \"!/important.iso\"]\n\n[schedule]\nevery = \"1h\"\nquiet = \"22:00-06:00\"\n\n\
         [limits]\nupload = \"2 MiB/s @ 08:00-18:00\"\n";
+    assert!(Config::parse(config).is_ok_and(|read| read.rules.len() == 1), "the example is read");
+    let schedule = r#"{"version":1,"protected_since":1700000000000,"last_success":1700000100000,"failures":2,"failed_at":1700000200000,"last_failure":"too few","warned_at":18446744073709551615}"#;
     let papers = [
         samples::fixture("charter-first"),
         samples::fixture("certificate"),
@@ -86,6 +100,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         key("chunk id key", 1),
         key("unsealing key", 3),
         config.as_bytes().to_vec(),
+        schedule.as_bytes().to_vec(),
         config.as_bytes().to_vec(),
     ];
     papers.into_iter().zip(0..).flat_map(|(bytes, choice)| chosen(choice, [bytes])).collect()
