@@ -26,7 +26,7 @@ use tokio::runtime::Handle;
 
 /// How long all holders together may take to say which heads they have. Who is slower is heard the next time.
 const HEARING_LIMIT: Duration = Duration::from_secs(15);
-/// Once more than half have answered, the others have so many times as long as these took, within these bounds.
+/// Once more than half have answered a state that knows a head, the others have so many times as long as these took, within these bounds.
 const GRACE: u32 = 5;
 const GRACE_BOUNDS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 /// How long a holder that did not answer is left alone.
@@ -220,12 +220,14 @@ async fn hear(node: &Arc<Node>, holders: BTreeSet<NodeId>) -> (Vec<NodeId>, Vec<
         .buffer_unordered(ASKED_AT_ONCE);
     let mut heads: HashMap<RecordHash, Signed<Head>> = HashMap::new();
     let (asked, began) = (silent.len(), tokio::time::Instant::now());
+    // A state that knows no head waits for everyone: what it has to go on from may lie with the slowest.
+    let knows_some = node.vault.head().is_some();
     let mut until = began + HEARING_LIMIT;
     while let Ok(Some((holder, answer))) = tokio::time::timeout_at(until, asking.next()).await {
         if let Some(some) = answer {
             silent.remove(&holder);
             heads.extend(some.into_iter().map(|head| (head.hash(), head)));
-            if 2 * silent.len() < asked {
+            if knows_some && 2 * silent.len() < asked {
                 until = until.min(began + (GRACE * began.elapsed()).clamp(GRACE_BOUNDS.0, GRACE_BOUNDS.1));
             }
         }

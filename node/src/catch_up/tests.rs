@@ -180,9 +180,9 @@ async fn a_state_that_has_lost_its_newest_head_begins_no_new_list_of_snapshots()
     assert_eq!(snapshots(&lost), [1, 2]);
 }
 
-/// Answers every reader with this head, and with no copysets, or with an answer that says nothing of them.
-async fn answering(head: Signed<Head>, with_sets: bool) -> backmesh_net::Net {
-    let (net, mut events) = net(KeyPair::from_secret(&[98; 32])).await;
+/// Answers every reader with this head, after a while, and with no copysets, or with an answer that says nothing of them.
+async fn answering(seed: u8, head: Signed<Head>, after: Duration, with_sets: bool) -> backmesh_net::Net {
+    let (net, mut events) = net(KeyPair::from_secret(&[seed; 32])).await;
     tokio::spawn(async move {
         while let Some(event) = events.recv().await {
             let NetEvent::Inbound { protocol: Protocol::Read, stream, .. } = event else { continue };
@@ -190,6 +190,7 @@ async fn answering(head: Signed<Head>, with_sets: bool) -> backmesh_net::Net {
             writer.send(&ReadReply::Challenge { nonce: [1; 32] }.encode_parts().0).await.unwrap();
             writer.flush().await.unwrap();
             while let Ok(Some(frame)) = reader.next(READ_REQUEST_FRAME_BYTES_MAX).await {
+                tokio::time::sleep(after).await;
                 let reply = match ReadRequest::decode(&frame).unwrap() {
                     ReadRequest::Prove { .. } => ReadReply::Proved,
                     ReadRequest::Heads { call, .. } => ReadReply::Heads { call, heads: vec![head.clone()], more: false },
@@ -212,10 +213,29 @@ async fn a_head_without_its_copysets_does_not_count_as_heard() {
     let node = machine.node(&FaultyDisk::new());
     let head = node.vault.sign_head(&HeadBody::default()).unwrap();
     for with_sets in [true, false] {
-        let other = answering(head.clone(), with_sets).await;
+        let other = answering(98, head.clone(), Duration::ZERO, with_sets).await;
         let holder = machine.net.dial(&other.addresses()[0], None).await.unwrap();
         let heard = hear_one(&node, holder).await;
         assert_eq!(heard.map(|heads| heads.len()), with_sets.then_some(1));
         other.shutdown().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_that_knows_nothing_hears_the_slowest_too() {
+    let machine = Machine::new(2).await;
+    let node = machine.node(&FaultyDisk::new());
+    let [old, newest] = [1, 2].map(|_| node.vault.sign_head(&HeadBody::default()).unwrap());
+    let slow = 2 * GRACE_BOUNDS.0;
+    let mut others = Vec::new();
+    for (seed, head, after) in [(98, &old, Duration::ZERO), (97, &old, Duration::ZERO), (96, &newest, slow)] {
+        others.push(answering(seed, head.clone(), after, true).await);
+    }
+    let mut holders = BTreeSet::new();
+    for other in &others {
+        holders.insert(machine.net.dial(&other.addresses()[0], None).await.unwrap());
+    }
+    let (heard, heads) = hear(&node, holders).await;
+    assert_eq!(heard.len(), 3);
+    assert!(heads.iter().any(|head| head.hash() == newest.hash()));
 }
