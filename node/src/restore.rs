@@ -5,7 +5,7 @@ pub(crate) mod choosing;
 mod existing;
 mod expected;
 pub(crate) mod fetching;
-mod holes;
+pub(crate) mod holes;
 mod notes;
 mod refs;
 mod shared;

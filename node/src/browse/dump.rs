@@ -8,6 +8,7 @@ use crate::node::Node;
 use crate::report::Report;
 use crate::restore::choosing::PORTION_BYTES;
 use crate::restore::fetching::{Fetched, Op, Prefetch, Weighs};
+use crate::restore::holes::Zeros;
 use crate::restore::{library, shown, unreadable, weight};
 use backmesh_codec::catalogue::{ContentReader, LastContents};
 use backmesh_control::{DATA_BYTES_MAX, DumpResult, Event, ExitCode, Failure, PathText, Phase, Progress, escape};
@@ -98,6 +99,7 @@ struct Stream<'a> {
     folders: BTreeMap<Vec<u8>, (Vec<u8>, Entry)>,
     folders_bytes: usize,
     last: LastContents,
+    zeros: Zeros,
     out: Out<'a>,
 }
 
@@ -111,19 +113,19 @@ impl<'a> Stream<'a> {
         let fetcher = Arc::clone(&library.fetcher);
         let prefetch = Prefetch::new(Arc::clone(&fetcher), library.runtime.clone());
         let (links, folders) = (HashMap::new(), BTreeMap::new());
-        let (last, out) = (LastContents::default(), Out::new(fetcher, report));
-        Self { library, prefetch, links, links_bytes: 0, folders, folders_bytes: 0, last, out }
+        let (last, zeros, out) = (LastContents::default(), Zeros::default(), Out::new(fetcher, report));
+        Self { library, prefetch, links, links_bytes: 0, folders, folders_bytes: 0, last, zeros, out }
     }
 
     fn file(&mut self, path: &[u8], entry: Option<Entry>) -> Result<(), Failure> {
-        let (bytes, content) = match entry {
-            Some(Entry { kind: Kind::File { bytes, content }, .. }) => (bytes, content),
+        let (bytes, content, holes) = match entry {
+            Some(Entry { kind: Kind::File { bytes, content }, holes, .. }) => (bytes, content, holes),
             other => return Err(no_file(path, other.as_ref())),
         };
         self.out.bytes_total = Some(bytes);
         self.out.result.files = 1;
         self.step(Op::Begin((Vec::new(), [b"/", path].concat())))?;
-        self.contents(path, content, bytes)?;
+        self.contents(path, content, bytes, &holes)?;
         self.drain()
     }
 
@@ -193,18 +195,22 @@ impl<'a> Stream<'a> {
             }
             if let Kind::File { bytes, content } = entry.kind {
                 self.out.result.files += 1;
-                self.contents(path, content, bytes)?;
+                self.contents(path, content, bytes, &entry.holes)?;
             }
         }
         self.step(Op::End)
     }
 
-    /// Each chunk is on its way before the next page of the list is read.
-    fn contents(&mut self, path: &[u8], content: Content, bytes: u64) -> Result<(), Failure> {
+    /// Each chunk is on its way before the next page of the list is read; what lies in a hole is not fetched.
+    fn contents(&mut self, path: &[u8], content: Content, bytes: u64, holes: &[(u64, u64)]) -> Result<(), Failure> {
         let content = self.last.beside_the_entry(&mut self.library.pages, content).map_err(|error| broken(path, &error))?;
+        let mut offset = 0;
         for chunk in ContentReader::new(&mut self.library.pages, content, bytes) {
             let chunk = chunk.map_err(|error| broken(path, &error))?;
-            if let Some(ready) = self.prefetch.push(Op::Fetch(chunk), &mut self.library.data)? {
+            let is_hole = self.zeros.within(holes, offset, &[chunk], self.library.fetcher.id_key()) == [true];
+            offset += u64::from(chunk.bytes);
+            let op = if is_hole { Op::Hole(chunk) } else { Op::Fetch(chunk) };
+            if let Some(ready) = self.prefetch.push(op, &mut self.library.data)? {
                 self.out.carry_out(ready)?;
             }
         }

@@ -10,13 +10,13 @@ const LENGTHS_MAX: usize = 1024;
 
 /// The ids of zeros.
 #[derive(Default)]
-pub(super) struct Zeros {
+pub(crate) struct Zeros {
     ids: HashMap<u32, ChunkId>,
 }
 
 impl Zeros {
     /// Which of a file's chunks, the first of which begins at `start`, lie within its holes and are zeros; nothing where it has no holes.
-    pub(super) fn within(&mut self, holes: &[(u64, u64)], start: u64, refs: &[ChunkRef], id_key: &ChunkIdKey) -> Vec<bool> {
+    pub(crate) fn within(&mut self, holes: &[(u64, u64)], start: u64, refs: &[ChunkRef], id_key: &ChunkIdKey) -> Vec<bool> {
         if holes.is_empty() {
             return Vec::new();
         }
