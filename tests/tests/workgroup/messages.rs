@@ -179,6 +179,14 @@ impl Scene {
             1,
         );
 
+        let mut moved = copy_of(&self.group, &self.group.nodes[1], "moved");
+        moved.env.push(("BACKMESH_MACHINE_ID", Some("a new machine".to_owned())));
+        self.note("an agent with a state that another machine made", agent(&moved), 11);
+        let copied = node.state.join("copied");
+        private(&copied, "");
+        self.note("an agent that has stopped for one with a copy of its state", agent(&node), 11);
+        fs::remove_file(&copied).unwrap();
+
         let config = node.state.join("config.toml");
         let kept = fs::read_to_string(&config).unwrap();
         for (title, contents) in [
