@@ -20,6 +20,7 @@ mod tests {
         assert!(opt::background_thread::read().unwrap());
         assert_eq!(opt::narenas::read().unwrap(), 2);
         // As writes past the system's cache want it.
-        assert_eq!(vec![1_u8; 100_000].as_ptr().addr() % 4096, 0);
+        let large = vec![1_u8; 100_000];
+        assert_eq!(large.as_ptr().addr() % 4096, 0);
     }
 }
