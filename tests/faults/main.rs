@@ -11,7 +11,7 @@ const USAGE: &str = "usage: faults COMMAND [OPTIONS]
 
   desk [--kills N] [--seed N] [--only NAME]
                       a machine that is killed at any moment, with a full disk, half a state, a wrong clock, or a twin
-  disk [--cases N] [--seed N] [--case N] [--threads N]
+  disk [--from N] [--cases N] [--seed N] [--case N] [--threads N]
                       owners and holders whose disks fail at every call, in every way
   syncs [--cases N] [--seed N]
                       the same with the syncs of one place left out, each in turn: where that is noticed

@@ -6,7 +6,7 @@ use backmesh_tests::faults::strace;
 
 #[test]
 fn nothing_that_was_promised_is_lost_whatever_disks_do() {
-    let report = run(&Options { seed: 7, cases: 5000, only: None, threads: 2 }).unwrap();
+    let report = run(&Options { seed: 7, from: 0, cases: 5000, only: None, threads: 2 }).unwrap();
     assert!(report.failures.is_empty(), "{:#?}", report.failures);
     assert_eq!(report.cases, 5000);
     let happened: u64 = report.happened.values().sum();

@@ -12,7 +12,8 @@ pub fn run(words: &[String]) -> Result<bool> {
     let only = number(words, "--case")?;
     let threads = number(words, "--threads")?.unwrap_or(2) as usize;
     let cases = number(words, "--cases")?.unwrap_or(100_000);
-    let options = Options { seed: number(words, "--seed")?.unwrap_or(1), cases, only, threads };
+    let from = number(words, "--from")?.unwrap_or(0);
+    let options = Options { seed: number(words, "--seed")?.unwrap_or(1), from, cases, only, threads };
     let report = super::run(&options)?;
     println!("seed {}: {} cases", options.seed, report.cases);
     println!("in so many of them the fault happened, by whose disk it was and how it failed:");

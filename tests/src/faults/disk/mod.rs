@@ -43,6 +43,8 @@ const SHAPES: &[Shape] = &[Shape { k: 1, n: 2 }, Shape { k: 1, n: 3 }, Shape { k
 pub struct Options {
     /// Everything follows from it.
     pub seed: u64,
+    /// The first case, otherwise 0.
+    pub from: u64,
     /// How many cases.
     pub cases: u64,
     /// Only this one.
@@ -108,7 +110,12 @@ fn mix(seed: u64, number: u64) -> u64 {
 thread_local! {
     /// What the last panic of this thread said.
     static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
+    /// What this thread is doing.
+    static CASE: RefCell<String> = const { RefCell::new(String::new()) };
 }
+
+/// How the panic begins that no `catch_unwind` sees: another one came out of a destructor while one was being unwound.
+const ABORTS: &str = "panic in a destructor during cleanup";
 
 /// Runs the cases. Panics are told with the case in which nobody caught them: the database panics where it finds damage that it does
 /// not expect.
@@ -121,7 +128,12 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
 
 fn with_quiet_panics<T>(work: impl FnOnce() -> T) -> T {
     let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(|panic| PANIC.with(|last| *last.borrow_mut() = panic.to_string())));
+    std::panic::set_hook(Box::new(|panic| {
+        let (said, before) = (panic.to_string(), PANIC.with(|last| last.replace(panic.to_string())));
+        if said.contains(ABORTS) {
+            CASE.with(|case| eprintln!("ABORTED in {}: {before}", case.borrow()));
+        }
+    }));
     let done = work();
     std::panic::set_hook(hook);
     done
@@ -138,7 +150,7 @@ fn attempt(worlds: &Worlds, plan: &Plan, twist: &Twist, skipped: Option<&str>) -
 
 fn run_quietly(options: &Options) -> anyhow::Result<Report> {
     let worlds = Worlds::new(options.seed)?;
-    let cases = options.only.map_or(0..options.cases, |only| only..only + 1);
+    let cases = options.only.map_or(options.from..options.from + options.cases, |only| only..only + 1);
     let (first, last) = (cases.start / CASES_PER_STORY, cases.end.div_ceil(CASES_PER_STORY));
     let next = AtomicU64::new(first);
     let report = Mutex::new(Report::default());
@@ -173,6 +185,7 @@ fn run_story(worlds: &Worlds, story: u64, cases: std::ops::Range<u64>, options: 
             Some(fault) => Trouble::Call(call, fault),
             None => Trouble::Rot,
         };
+        CASE.with(|doing| *doing.borrow_mut() = format!("case {case} of seed {}", options.seed));
         let told = match &whole {
             Err(error) => Err(format!("without a fault: {error}")),
             Ok(_) => attempt(trouble, mix(plan.seed, case)),
