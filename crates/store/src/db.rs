@@ -3,17 +3,26 @@
 //! redb gives a database up after any failed call. A write that found no space is harmless, its transaction is simply not there:
 //! the database is opened again at the next call. After a failed sync it is not, except where that found no space: then what the file
 //! shows is first written anew, once there is some.
+//!
+//! Where a page is damaged, redb may panic, and then once more while it unwinds from that, which ends the program. A file is therefore
+//! compared with its checksums before redb works with it. A large one is so only where it was not closed, or damage was found in it: what
+//! has ended a program does so once, and is found at its next start.
 
 use crate::disk::{DiskError, DiskFile, SharedDisk, is_full};
 use crate::durable;
 use redb::backends::InMemoryBackend;
-use redb::{Builder, Database, ReadTransaction, ReadableDatabase, StorageBackend, WriteTransaction};
+use redb::{
+    Builder, Database, Key, ReadTransaction, ReadableDatabase, StorageBackend, Table, TableDefinition, Value, WriteTransaction,
+};
 use std::io::{self, ErrorKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use thiserror::Error;
+
+/// A larger file is read through only where that is needed: it takes a second for some 300 MiB of a fast disk.
+const CHECKED_BYTES_MAX: u64 = 32 << 20;
 
 /// Why a database could not be read or written.
 #[derive(Debug, Error)]
@@ -75,6 +84,20 @@ impl LastSync {
     }
 }
 
+/// A transaction that writes, and in which one table is open at a time. Where redb panics while it opens a table, for its list of tables
+/// is damaged, it panics again for each one that is open then, as that is closed. That nobody can catch: it would end the program.
+pub(crate) struct Writing<'a>(&'a WriteTransaction);
+
+impl Writing<'_> {
+    /// Opens a table; the one before must be done with.
+    pub(crate) fn open_table<K: Key + 'static, V: Value + 'static>(
+        &mut self,
+        table: TableDefinition<'_, K, V>,
+    ) -> Result<Table<'_, K, V>, redb::Error> {
+        Ok(self.0.open_table(table)?)
+    }
+}
+
 /// A database.
 #[derive(Debug)]
 pub(crate) struct Db {
@@ -84,12 +107,16 @@ pub(crate) struct Db {
     syncing: Syncing,
     database: RwLock<Option<Database>>,
     last_sync: Arc<LastSync>,
+    /// Damage was found: the next start is to look at all of the file.
+    is_damaged: AtomicBool,
+    /// The file is large, and marked as one that is open.
+    is_marked: AtomicBool,
 }
 
 impl Db {
     /// Opens a database, or makes an empty one.
     pub(crate) fn open(disk: SharedDisk, path: PathBuf, cache_bytes: usize, syncing: Syncing) -> Result<Self, DbError> {
-        let db = Self { disk, path, cache_bytes, syncing, database: RwLock::default(), last_sync: Arc::default() };
+        let db = Self::closed(disk, path, cache_bytes, syncing);
         db.create_if_missing()?;
         if syncing == Syncing::Commits && durable::is_unconfirmed(db.disk.as_ref(), &db.path)? {
             db.write_anew()?;
@@ -100,11 +127,15 @@ impl Db {
 
     /// A database that nothing outlives, for when the disk has no room for it; `path` is what errors name.
     pub(crate) fn in_memory(disk: SharedDisk, path: PathBuf, cache_bytes: usize) -> Result<Self, DbError> {
-        let db =
-            Self { disk, path, cache_bytes, syncing: Syncing::Never, database: RwLock::default(), last_sync: Arc::default() };
+        let db = Self::closed(disk, path, cache_bytes, Syncing::Never);
         let database = db.guarded(|| Ok(db.builder().create_with_backend(InMemoryBackend::new())?))?;
         *db.database.write().unwrap_or_else(PoisonError::into_inner) = Some(database);
         Ok(db)
+    }
+
+    fn closed(disk: SharedDisk, path: PathBuf, cache_bytes: usize, syncing: Syncing) -> Self {
+        let (database, last_sync, is_damaged, is_marked) = Default::default();
+        Self { disk, path, cache_bytes, syncing, database, last_sync, is_damaged, is_marked }
     }
 
     pub(crate) fn is_in_memory(&self) -> bool {
@@ -117,11 +148,11 @@ impl Db {
     }
 
     /// Writes: all of it is there afterwards, or nothing.
-    pub(crate) fn write<T>(&self, work: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>) -> Result<T, DbError> {
+    pub(crate) fn write<T>(&self, work: impl FnOnce(&mut Writing<'_>) -> Result<T, redb::Error>) -> Result<T, DbError> {
         self.with(|database| {
             let mut transaction = database.begin_write()?;
             transaction.set_quick_repair(self.syncing == Syncing::Commits);
-            let done = work(&transaction)?;
+            let done = work(&mut Writing(&transaction))?;
             transaction.commit()?;
             Ok(done)
         })
@@ -192,11 +223,17 @@ impl Db {
     /// likely to fail. Nobody may open it again before it is closed, since closing writes.
     fn give_up(&self) -> Result<(), DbError> {
         let mut slot = self.database.write().unwrap_or_else(PoisonError::into_inner);
-        let database = slot.take();
+        let Some(database) = slot.take() else { return Ok(()) };
         let closed = self.guarded(|| {
             drop(database);
             Ok(())
         });
+        if self.is_damaged.load(Ordering::Acquire) {
+            durable::mark_unclosed(self.disk.as_ref(), &self.path);
+        } else if self.is_marked.swap(false, Ordering::AcqRel) {
+            // Where it stays, the file is read through for nothing.
+            let _ = durable::forget_unclosed(self.disk.as_ref(), &self.path);
+        }
         drop(slot);
         closed
     }
@@ -241,7 +278,7 @@ impl Db {
             // Whoever gave it its name may have been killed before the sync of the folder.
             Ok(_) if self.syncing == Syncing::Commits => return Ok(durable::sync_parent(self.disk.as_ref(), &self.path)?),
             Ok(_) => return Ok(()),
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => durable::forget_unclosed(self.disk.as_ref(), &self.path)?,
             Err(error) => return Err(DiskError::io("open", &self.path)(error).into()),
         }
         let temporary = durable::unfinished(&self.path);
@@ -265,9 +302,9 @@ impl Db {
     fn copy(&self) -> Result<(), DbError> {
         durable::copy(self.disk.as_ref(), &self.path)?;
         let temporary = durable::unfinished(&self.path);
-        let is_sound = self.database_of(&temporary).and_then(|mut database| {
+        // Opening it compares all of it with its checksums.
+        let is_sound = self.database_of(&temporary).and_then(|database| {
             self.guarded(|| {
-                database.check_integrity()?;
                 drop(database);
                 Ok(())
             })
@@ -285,8 +322,21 @@ impl Db {
         // What has no name yet is made anew at the next start, whatever became of it.
         let marked = (path == self.path).then(|| self.path.clone());
         let (disk, syncing, last_sync) = (self.disk.clone(), self.syncing, Arc::clone(&self.last_sync));
+        let is_checked = self.is_to_be_checked(path, file.as_ref())?;
         let backend = Backend { file, disk, marked, syncing, last_sync };
-        self.guarded(|| Ok(self.builder().create_with_backend(backend)?))
+        self.guarded(|| Ok(self.builder().set_check_integrity_on_open(is_checked).create_with_backend(backend)?))
+    }
+
+    /// Whether all of a file is compared with its checksums before it is used; a large one is marked until it is closed.
+    fn is_to_be_checked(&self, path: &Path, file: &dyn DiskFile) -> Result<bool, DbError> {
+        let bytes = file.len_bytes().map_err(DiskError::io("measure", path))?;
+        if bytes <= CHECKED_BYTES_MAX || path != self.path {
+            return Ok(true);
+        }
+        let was_unclosed = durable::is_unclosed(self.disk.as_ref(), path)?;
+        durable::mark_unclosed(self.disk.as_ref(), path);
+        self.is_marked.store(true, Ordering::Release);
+        Ok(was_unclosed)
     }
 
     fn builder(&self) -> Builder {
@@ -306,6 +356,7 @@ impl Db {
     }
 
     fn damaged(&self, reason: &str) -> DbError {
+        self.is_damaged.store(true, Ordering::Release);
         DbError::Damaged { path: self.path.clone(), reason: reason.to_owned() }
     }
 }

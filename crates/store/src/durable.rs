@@ -11,6 +11,8 @@ pub(crate) const UNFINISHED: &str = ".unfinished";
 /// What is added to the name of a file that a sync has failed for, to name one beside it: a line with the start of the machine at which
 /// that was, or nothing where the system does not say.
 const UNCONFIRMED: &str = ".unconfirmed";
+/// What is added to the name of a large database, to name a file beside it that is there while the database is open.
+const UNCLOSED: &str = ".unclosed";
 /// So much of a file is copied at once, in bytes.
 const COPIED_BYTES: usize = 1 << 20;
 
@@ -58,6 +60,26 @@ pub(crate) fn is_unconfirmed(disk: &dyn Disk, path: &Path) -> Result<bool, DiskE
 /// Forgets that a sync of a file has failed, before the file itself goes.
 pub(crate) fn forget_unconfirmed(disk: &dyn Disk, path: &Path) -> Result<(), DiskError> {
     remove(disk, &with_suffix(path, UNCONFIRMED))
+}
+
+/// Notes for the next start of the program that a file is in use. It is not synced: what ends a program without the machine leaves it
+/// there, and where the power takes it, or no space is left for it, no more is lost than a look at the file.
+pub(crate) fn mark_unclosed(disk: &dyn Disk, path: &Path) {
+    let _ = disk.create(&with_suffix(path, UNCLOSED));
+}
+
+/// Whether a file was in use when the program ended, or damage was found in it.
+pub(crate) fn is_unclosed(disk: &dyn Disk, path: &Path) -> Result<bool, DiskError> {
+    let mark = with_suffix(path, UNCLOSED);
+    match disk.open(&mark) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        other => other.map(|_| true).map_err(DiskError::io("open", &mark)),
+    }
+}
+
+/// Notes that a file is closed, or is there no more.
+pub(crate) fn forget_unclosed(disk: &dyn Disk, path: &Path) -> Result<(), DiskError> {
+    remove(disk, &with_suffix(path, UNCLOSED))
 }
 
 /// Copies what a file shows to its temporary name.

@@ -14,10 +14,11 @@
 
 use super::delta::Delta;
 use super::{Epoch, KnownChunk, KnownPack};
+use crate::db::Writing;
 use backmesh_format::id::{ChunkId, PackId};
 use backmesh_format::index::FramePlace;
 use backmesh_format::wire::{DecodeError, Reader, Wire, Writer};
-use redb::{Error, ReadTransaction, ReadableTable, ReadableTableMetadata, TableDefinition, TableError, WriteTransaction};
+use redb::{Error, ReadTransaction, ReadableTable, ReadableTableMetadata, TableDefinition, TableError};
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 
@@ -65,13 +66,13 @@ pub(super) fn load(transaction: &ReadTransaction) -> Result<Option<Stored>, Erro
     Ok(Some(Stored { applied, next_pack: last.map_or(0, |last| last + 1), forgotten, epoch }))
 }
 
-pub(super) fn create(transaction: &WriteTransaction, epoch: &Epoch) -> Result<(), Error> {
+pub(super) fn create(transaction: &mut Writing<'_>, epoch: &Epoch) -> Result<(), Error> {
     absorb(transaction, &Delta::default(), &HashSet::new(), epoch, 0)
 }
 
 /// Takes all of the delta over, sorted, so that each page of the tree is written once.
 pub(super) fn absorb(
-    transaction: &WriteTransaction,
+    transaction: &mut Writing<'_>,
     delta: &Delta,
     forgotten: &HashSet<u32>,
     epoch: &Epoch,
@@ -83,20 +84,25 @@ pub(super) fn absorb(
         chunks.insert(&id.0, &to_row(&id, &chunk))?;
         prefixes.entry(chunk.pack).or_default().extend(&id.0[..PREFIX_BYTES]);
     }
+    drop(chunks);
     let mut packs = transaction.open_table(PACKS)?;
     for known in delta.packs(&(0..u32::MAX)) {
         packs.insert(known.number, to_pack(&known).as_slice())?;
     }
+    drop(packs);
     let mut pack_rows = transaction.open_table(PACK_ROWS)?;
     for (number, prefixes) in prefixes {
         pack_rows.insert(number, prefixes.as_slice())?;
     }
+    drop(pack_rows);
     let mut numbers = transaction.open_table(NUMBERS)?;
     for known in delta.packs(&(0..u32::MAX)) {
         numbers.insert(&known.place.pack.0, known.number)?;
     }
+    drop(numbers);
     let mut table = transaction.open_table(FORGOTTEN)?;
     forgotten.iter().try_for_each(|number| table.insert(number, ()).map(drop))?;
+    drop(table);
     let mut meta = transaction.open_table(META)?;
     meta.insert(APPLIED, applied.to_le_bytes().as_slice())?;
     meta.insert(EPOCH, epoch.as_slice())?;

@@ -11,11 +11,11 @@
 //! time that it takes to make the index again.
 
 use super::{ShelfEntry, ShelfError, ShelfKey, ShelfUsage, names};
-use crate::db::{Db, DbError, Syncing};
+use crate::db::{Db, DbError, Syncing, Writing};
 use crate::disk::{DiskError, SharedDisk};
 use crate::durable;
 use backmesh_format::id::{CopysetId, PackId, VaultId};
-use redb::{Error, ReadTransaction, ReadableTableMetadata, TableDefinition, WriteTransaction};
+use redb::{Error, ReadTransaction, ReadableTableMetadata, TableDefinition};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -233,6 +233,7 @@ impl Index {
             let touched = |of: &(VaultId, CopysetId)| {
                 steps.iter().any(|(Step::Put(spot) | Step::Remove(spot))| (spot.entry.vault, spot.entry.copyset) == *of)
             };
+            drop(shards);
             put_sets(transaction, sets.iter().filter(|(of, _)| touched(of)))?;
             Ok(sets)
         });
@@ -393,7 +394,7 @@ fn list_names(disk: &SharedDisk, dir: &Path) -> Result<Vec<String>, DiskError> {
 }
 
 fn put_sets<'a>(
-    transaction: &WriteTransaction,
+    transaction: &mut Writing<'_>,
     sets: impl IntoIterator<Item = (&'a (VaultId, CopysetId), &'a Set)>,
 ) -> Result<(), Error> {
     let mut table = transaction.open_table(SETS)?;

@@ -2,6 +2,7 @@
 //! finding no space, or being the last before kill -9 or a power cut.
 
 mod chunk_index;
+mod damage;
 mod fixtures;
 mod log;
 mod records;
