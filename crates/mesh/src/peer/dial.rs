@@ -11,6 +11,11 @@ use std::collections::{BTreeMap, BTreeSet};
 const SEEDS_MAX: usize = 128;
 /// How long a dial may take before another is made, in milliseconds.
 const DIAL_MS: u64 = 60_000;
+/// After which part of the shortest pause who was linked is dialed again, about.
+const LOST_PART: u64 = 4;
+/// The longest pause between two dials of a member while nobody is linked, in milliseconds, about: alone is a state that should not last
+/// once the cable is in again.
+const ALONE_MS: u64 = 30_000;
 /// The pause between two looks at whom to dial, in milliseconds: something changes all the time while thousands join.
 const SCAN_MS: u64 = 1_000;
 /// Nodes that were seen on the local network, or said to be; when there are more, one of them goes at random, and members last.
@@ -28,6 +33,8 @@ const SURPLUS: usize = 8;
 struct Attempt {
     failures: u32,
     not_before: u64,
+    /// The same while nobody is linked.
+    alone_not_before: u64,
     since: Option<u64>,
 }
 
@@ -124,16 +131,21 @@ impl Dialer {
         self.look_again();
     }
 
-    /// A link ended: try again soon, and not all at the same moment.
+    /// A link ended: try again soon, and not all at the same moment. It is no failed dial: most often a machine has moved, or starts
+    /// again, and is there already.
     pub(super) fn lost(&mut self, node: &NodeId, now: u64, config: &PeerConfig, dice: &mut Dice) {
-        self.failed(&DialTarget::Member(*node), now, config, dice);
+        let attempt = self.attempts.entry(DialTarget::Member(*node)).or_default();
+        attempt.since = None;
+        attempt.not_before = attempt.not_before.max(now + dice.around(config.redial_ms.0 / LOST_PART));
+        attempt.alone_not_before = attempt.alone_not_before.max(attempt.not_before.min(now + ALONE_MS));
+        self.look_again();
     }
 
-    /// A node is said to be nearby. Says whether that is news that is worth a dial before its time.
-    fn hear_of(&mut self, node: NodeId, mut addresses: Vec<String>, now: u64) -> bool {
+    /// A node is said to be nearby. Says whether that is news that is worth a dial before its time, which it is not of who is `linked`.
+    fn hear_of(&mut self, node: NodeId, mut addresses: Vec<String>, linked: bool, now: u64) -> bool {
         addresses.truncate(NEARBY_ADDRESSES_MAX);
         let known = self.nearby.entry(node).or_default();
-        let due = known.hastened_at.is_none_or(|at| at + NEARBY_MS <= now);
+        let due = !linked && known.hastened_at.is_none_or(|at| at + NEARBY_MS <= now);
         if due {
             known.hastened_at = Some(now);
         }
@@ -165,6 +177,7 @@ impl Dialer {
         for target in targets.iter().chain([&DialTarget::Member(*node)]) {
             let attempt = self.attempts.entry(target.clone()).or_default();
             attempt.not_before = attempt.not_before.max(now + dice.around(pause));
+            attempt.alone_not_before = attempt.not_before;
         }
         self.look_again();
     }
@@ -183,23 +196,31 @@ impl Attempt {
         let pause = config.redial_ms.0.saturating_mul(1 << self.failures.min(20)).min(config.redial_ms.1);
         self.failures = self.failures.saturating_add(1);
         self.not_before = now + dice.around(pause);
+        self.alone_not_before = self.not_before.min(now + dice.around(ALONE_MS));
+    }
+
+    /// When it is time for the next dial.
+    const fn due(&self, alone: bool) -> u64 {
+        if alone { self.alone_not_before } else { self.not_before }
     }
 }
 
 impl Peer {
     /// Takes note of where a node is said to be. A member that waits for its next dial is dialed at once; whoever says so again and again
-    /// moves nothing.
+    /// moves nothing. Who has moved says so at once, while the link to where it was is dead and not known to be.
     pub(super) fn hear_of(&mut self, at: u64, node: NodeId, addresses: Vec<String>) {
-        if node == self.me || addresses.is_empty() || self.links.values().any(|link| link.node == node) {
+        let linked = self.links.values().any(|link| link.node == node);
+        if node == self.me || addresses.is_empty() || (linked && !self.directory.is_member(&node)) {
             return;
         }
         if self.dialer.nearby.len() >= NEARBY_MAX && !self.dialer.nearby.contains_key(&node) {
             let directory = &self.directory;
             self.dialer.forget_one_nearby(|node| directory.is_member(node), &mut self.dice);
         }
-        if self.dialer.hear_of(node, addresses, at) {
+        if self.dialer.hear_of(node, addresses, linked, at) {
             if let Some(attempt) = self.dialer.attempts.get_mut(&DialTarget::Member(node)) {
                 attempt.not_before = attempt.not_before.min(at);
+                attempt.alone_not_before = attempt.alone_not_before.min(at);
             }
             self.dialer.look_again();
         }
@@ -239,8 +260,11 @@ impl Peer {
         }
         self.forget_attempts();
         self.dialer.scanned_at = at;
-        let attempts =
-            self.dialer.attempts.values().map(|attempt| attempt.since.map_or(attempt.not_before, |since| since + DIAL_MS));
+        let due = |(target, attempt): (&DialTarget, &Attempt)| {
+            let alone = lonely && matches!(target, DialTarget::Member(_));
+            attempt.since.map_or(attempt.due(alone), |since| since + DIAL_MS)
+        };
+        let attempts = self.dialer.attempts.iter().map(due);
         let next = attempts.filter(|due| *due > at).chain([self.dialer.explore_at]).min();
         self.dialer.scan_at = next.unwrap_or(u64::MAX).max(at + SCAN_MS);
     }
@@ -280,7 +304,7 @@ impl Peer {
         let candidates = self.directory.states().filter(|state| {
             (!state.addresses.is_empty() || self.dialer.nearby.contains_key(&state.node))
                 && !linked.contains(&state.node)
-                && self.is_ripe(&DialTarget::Member(state.node), at)
+                && self.is_ripe(&DialTarget::Member(state.node), lonely, at)
                 && matches!(self.directory.standing(&state.node), Standing::Accepted | Standing::Spent)
         });
         let mut ranked: Vec<([u8; 32], NodeId)> =
@@ -315,13 +339,13 @@ impl Peer {
         }
     }
 
-    fn is_ripe(&self, target: &DialTarget, at: u64) -> bool {
-        self.dialer.attempts.get(target).is_none_or(|attempt| attempt.since.is_none() && attempt.not_before <= at)
+    fn is_ripe(&self, target: &DialTarget, alone: bool, at: u64) -> bool {
+        self.dialer.attempts.get(target).is_none_or(|attempt| attempt.since.is_none() && attempt.due(alone) <= at)
     }
 
     fn ripe_seeds(&self, at: u64) -> Vec<DialTarget> {
         let others = self.dialer.seeds.iter().filter(|seed| seed.node != Some(self.me));
-        others.map(|seed| DialTarget::Seed(seed.address.clone())).filter(|target| self.is_ripe(target, at)).collect()
+        others.map(|seed| DialTarget::Seed(seed.address.clone())).filter(|target| self.is_ripe(target, false, at)).collect()
     }
 
     /// Nodes nearby that are not known, in a new order each time: who lies can fill the list, and not choose who is tried last.
@@ -332,7 +356,7 @@ impl Peer {
         let targets: Vec<DialTarget> = addresses.cloned().map(DialTarget::Seed).collect();
         let under_way = |target: &&DialTarget| self.dialer.attempts.get(target).is_some_and(|attempt| attempt.since.is_some());
         let room = NEARBY_DIALS_MAX.saturating_sub(targets.iter().filter(under_way).count());
-        let mut ripe: Vec<DialTarget> = targets.into_iter().filter(|target| self.is_ripe(target, at)).collect();
+        let mut ripe: Vec<DialTarget> = targets.into_iter().filter(|target| self.is_ripe(target, false, at)).collect();
         let mut chosen = Vec::new();
         while chosen.len() < room && !ripe.is_empty() {
             chosen.push(ripe.swap_remove(self.dice.below(ripe.len() as u64) as usize));

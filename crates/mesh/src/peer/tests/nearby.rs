@@ -64,6 +64,37 @@ fn a_member_whose_addresses_changed_is_dialed_where_it_was_seen_and_at_once() {
 }
 
 #[test]
+fn where_a_linked_member_has_moved_is_known_once_its_link_ends() {
+    let mut one = linked();
+    one.handle(at(3), Input::Learn(Box::new(state_record(2, 1))));
+    drain(&mut one);
+    // It speaks from where it is now; the link to where it was is dead, and ends later.
+    hear(&mut one, 10_000, node(2), &["/new"]);
+    assert!(run(&mut one, 10_000, 13_000, 10).is_empty(), "who is linked is not dialed");
+    one.handle(at(13_000), Input::Disconnected { link: LinkId(1) });
+    let dials = run(&mut one, 13_000, 20_000, 10);
+    assert!(dials[0].0 <= 14_500 && dials[0].2.contains(&"/new".to_owned()), "{dials:?}");
+    // A stranger's place is not kept for it.
+    let before = one.dialer.kept().0;
+    one.handle(at(20_000), Input::Connected { link: LinkId(9), node: node(77), address: String::new(), outbound: false });
+    hear(&mut one, 20_000, node(77), &["/elsewhere"]);
+    assert_eq!(one.dialer.kept().0, before);
+}
+
+#[test]
+fn who_has_lost_everybody_goes_on_dialing() {
+    let mut one = linked();
+    one.handle(at(3), Input::Learn(Box::new(state_record(2, 1))));
+    one.handle(at(4), Input::Disconnected { link: LinkId(1) });
+    drain(&mut one);
+    // The cable is out for an hour, and then in again.
+    let dials = run(&mut one, 5, 3_600_000, 3_000);
+    let pauses: Vec<u64> = dials.windows(2).map(|two| two[1].0 - two[0].0).collect();
+    assert!(pauses.iter().all(|pause| *pause < 50_000), "{pauses:?}");
+    assert!(dials.len() < 300, "{} dials in an hour", dials.len());
+}
+
+#[test]
 fn thousands_of_false_sightings_cost_little() {
     let own = certificate(2, 1, &invitation(1, 0, 5, 0, &[1]));
     let mut two = Peer::new(key(2), directory(2, own, 0), PeerConfig::default(), 2, at(0));
