@@ -5,7 +5,7 @@
 use crate::conduct::Conducts;
 use crate::throttle::{Motion, PacedWay, Throttle};
 use backmesh_format::NodeId;
-use backmesh_net::{FrameError, FrameReader, FrameWriter, Net, OpenError, Protocol};
+use backmesh_net::{Connection, FrameError, FrameReader, FrameWriter, Net, OpenError, Presence, Protocol};
 use backmesh_policy::Offence;
 use bytes::Bytes;
 use std::collections::HashMap;
@@ -28,7 +28,7 @@ const LANE_UNANSWERED: usize = 64;
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 /// How long opening a stream and its greeting may take.
 const OPEN_LIMIT: Duration = Duration::from_secs(10);
-/// After a stream broke: who is still connected then did not simply go away.
+/// After a stream broke: whose connection is still open then did not simply go away. A new one says nothing: who moved has it soon.
 const GONE_WITHIN: Duration = Duration::from_secs(3);
 
 /// No connection to the peer, or it broke, or no answer came in time.
@@ -142,6 +142,11 @@ impl<A: Send + 'static> Lanes<A> {
         self.bytes_sent.load(Ordering::Relaxed)
     }
 
+    /// Whether a peer is there.
+    pub fn presence(&self, peer: &NodeId) -> Presence {
+        self.net.presence(peer)
+    }
+
     /// Whether a request to a peer would be taken up at once: else earlier ones wait already.
     pub fn has_room(&self, peer: NodeId) -> bool {
         self.lane(peer).capacity() > 0
@@ -241,10 +246,10 @@ impl<A: Send + 'static> Line<A> {
             room: Arc::clone(&room),
             motion: Arc::clone(&motion),
         };
-        let (net, peer, conducts) = (net.clone(), *peer, Arc::clone(conducts));
+        let (connection, peer, conducts) = (reader.connection(), *peer, Arc::clone(conducts));
         let reading = tokio::spawn(async move {
             let end = answers.read(reader).await;
-            tokio::spawn(judge(end, net, peer, conducts));
+            tokio::spawn(judge(end, connection, peer, conducts));
         });
         let (reading, protocol) = (reading.abort_handle(), dialect.protocol);
         Some(Self { writer, calls: 0, unanswered, room, reading, motion, protocol })
@@ -357,14 +362,14 @@ impl<A> Answers<A> {
 }
 
 /// Takes notice of how a stream ended.
-async fn judge(end: End, net: Net, peer: NodeId, conducts: Arc<Conducts>) {
+async fn judge(end: End, connection: Connection, peer: NodeId, conducts: Arc<Conducts>) {
     match end {
         End::Clean => {}
         End::Late => conducts.note(peer, Offence::TimedOut),
         End::Nonsense => conducts.note(peer, Offence::Protocol),
         End::Broken => {
             tokio::time::sleep(GONE_WITHIN).await;
-            if net.peers().contains(&peer) {
+            if connection.is_open() {
                 conducts.note(peer, Offence::Protocol);
             }
         }

@@ -160,7 +160,23 @@ impl std::fmt::Debug for FrameReader {
     }
 }
 
+/// The connection that a stream is on.
+#[derive(Clone, Debug)]
+pub struct Connection(watch::Receiver<()>);
+
+impl Connection {
+    /// Whether it is still that one: a peer that has gone and come again has another.
+    pub fn is_open(&self) -> bool {
+        self.0.has_changed().is_ok()
+    }
+}
+
 impl FrameReader {
+    /// What the stream is on.
+    pub fn connection(&self) -> Connection {
+        Connection(self.hold.link.closed())
+    }
+
     /// Who is at the other end.
     pub fn peer(&self) -> NodeId {
         self.hold.link.peer

@@ -29,9 +29,10 @@ mod task;
 
 pub use address::{Address, AddressError, Family, Host, PORT_DEFAULT, peer_id_text};
 pub use config::{Limits, NetConfig};
-pub use frame::{FrameError, FrameReader, FrameWriter, Pace, Stream};
+pub use frame::{Connection, FrameError, FrameReader, FrameWriter, Pace, Stream};
 pub use handler::Refusal;
 pub use intake::{Begun, Intake};
+pub use links::Presence;
 pub use nearby::{Nearby, Seeking, Sighting};
 pub use net::{DialError, DialFailure, DisconnectReason, Net, NetError, NetEvent, OpenError};
 

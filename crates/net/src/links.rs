@@ -16,7 +16,10 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::Instant;
 
+/// Peers without a connection of whom it is remembered how the last one ended; then the oldest is forgotten.
+const GONE_MAX: usize = 1024;
 /// Open requests of one connection that its task has not taken yet.
 const REQUESTS_MAX: usize = 16;
 
@@ -27,8 +30,29 @@ pub(crate) struct Links {
     peers: Mutex<Peers>,
     inbound: Arc<Semaphore>,
     waiting: [Arc<Semaphore>; Protocol::ALL.len()],
+    gone: Mutex<HashMap<NodeId, Gone>>,
     /// More events wait than anyone reads.
     flooded: AtomicBool,
+}
+
+/// How and when a peer's last connection ended.
+#[derive(Clone, Copy)]
+struct Gone {
+    at: Instant,
+    silently: bool,
+}
+
+/// Whether a peer is there, as far as its connections tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// It is connected.
+    Connected,
+    /// Its last connection ended at this moment without a word: it moved, sleeps, or its line broke.
+    Vanished(Instant),
+    /// It closed its last connection itself, or this node did.
+    Left,
+    /// It has not been connected, or that is too long ago.
+    Unknown,
 }
 
 #[derive(Default)]
@@ -101,7 +125,7 @@ impl Links {
     pub(crate) fn new(local: NodeId, limits: Limits) -> Self {
         let waiting = std::array::from_fn(|_| Arc::new(Semaphore::new(limits.streams_waiting_max)));
         let inbound = Arc::new(Semaphore::new(limits.streams_inbound_max));
-        Self { local, limits, peers: Mutex::default(), inbound, waiting, flooded: AtomicBool::new(false) }
+        Self { local, limits, peers: Mutex::default(), inbound, waiting, gone: Mutex::default(), flooded: AtomicBool::new(false) }
     }
 
     fn peers(&self) -> MutexGuard<'_, Peers> {
@@ -190,6 +214,28 @@ impl Links {
     /// The peers with a connection.
     pub(crate) fn connected(&self) -> Vec<NodeId> {
         self.peers().by_node.keys().copied().collect()
+    }
+
+    /// Remembers how a peer's last connection ended.
+    pub(crate) fn note_gone(&self, node: NodeId, silently: bool) {
+        let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
+        if gone.len() >= GONE_MAX
+            && let Some(oldest) = gone.iter().min_by_key(|(_, gone)| gone.at).map(|(node, _)| *node)
+        {
+            gone.remove(&oldest);
+        }
+        gone.insert(node, Gone { at: Instant::now(), silently });
+    }
+
+    pub(crate) fn presence(&self, node: &NodeId) -> Presence {
+        if self.route(node).is_some() {
+            return Presence::Connected;
+        }
+        match self.gone.lock().unwrap_or_else(PoisonError::into_inner).get(node) {
+            Some(Gone { at, silently: true }) => Presence::Vanished(*at),
+            Some(_) => Presence::Left,
+            None => Presence::Unknown,
+        }
     }
 
     pub(crate) fn transport(&self, node: &NodeId) -> Option<Transport> {

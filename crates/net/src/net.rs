@@ -3,7 +3,7 @@
 use crate::address::{self, Address, AddressError};
 use crate::config::NetConfig;
 use crate::handler::{OpenFault, OpenRequest, Refusal};
-use crate::links::Links;
+use crate::links::{Links, Presence};
 use crate::task::{self, Command};
 use crate::{Protocol, Stream, Transport};
 use backmesh_format::NodeId;
@@ -243,6 +243,11 @@ impl Net {
     /// The peers with a connection.
     pub fn peers(&self) -> Vec<NodeId> {
         self.links.connected()
+    }
+
+    /// Whether a peer is there, and if not, how it went.
+    pub fn presence(&self, peer: &NodeId) -> Presence {
+        self.links.presence(peer)
     }
 
     /// How many connections there are with a peer: one, or briefly more after both sides dialled at once.

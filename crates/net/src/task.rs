@@ -307,6 +307,7 @@ impl Task {
             Some(ConnectionError::IO(error)) => disconnect_reason(&error),
         };
         if let Some(peer) = address::node_id(&peer_id) {
+            self.links.note_gone(peer, matches!(reason, DisconnectReason::Silent | DisconnectReason::Failed(_)));
             self.emit(NetEvent::Disconnected { peer, reason }, None);
         }
     }

@@ -5,7 +5,7 @@ mod common;
 use backmesh_format::NodeId;
 use backmesh_format::keys::KeyPair;
 use backmesh_net::{
-    DialError, DialFailure, DisconnectReason, Net, NetConfig, NetError, NetEvent, OpenError, Protocol, peer_id_text,
+    DialError, DialFailure, DisconnectReason, Net, NetConfig, NetError, NetEvent, OpenError, Presence, Protocol, peer_id_text,
 };
 use common::{Line, Mode, PATIENCE, node, node_with, pair, pair_with};
 use std::time::{Duration, Instant};
@@ -24,9 +24,11 @@ async fn both_sides_learn_of_a_connection_and_of_its_end() {
     assert_eq!(a.event(outbound).await, (b.id(), true));
     assert_eq!(b.event(outbound).await, (a.id(), false));
     assert_eq!((a.net.peers(), b.net.peers()), (vec![b.id()], vec![a.id()]));
+    assert_eq!((a.net.presence(&b.id()), a.net.presence(&stranger())), (Presence::Connected, Presence::Unknown));
     a.net.disconnect(b.id()).await;
     assert_eq!(a.disconnected().await, (b.id(), DisconnectReason::Requested));
     assert_eq!(b.disconnected().await, (a.id(), DisconnectReason::ByPeer));
+    assert_eq!((a.net.presence(&b.id()), b.net.presence(&a.id())), (Presence::Left, Presence::Left));
     assert!(a.net.peers().is_empty() && b.net.peers().is_empty());
     assert!(matches!(a.net.open(b.id(), Protocol::Mesh).await, Err(OpenError::NotConnected(peer)) if peer == b.id()));
     b.net.dial(&a.address(), Some(a.id())).await.unwrap();
@@ -151,6 +153,7 @@ async fn a_peer_that_vanishes_is_noticed() {
     assert!(matches!(read, Err(backmesh_net::FrameError::Disconnected | backmesh_net::FrameError::CutOff)), "{read:?}");
     assert_eq!(a.disconnected().await, (b.id(), DisconnectReason::Silent));
     assert_eq!(b.disconnected().await, (a.id(), DisconnectReason::Silent));
+    assert!(matches!(a.net.presence(&b.id()), Presence::Vanished(at) if at.elapsed() < begun.elapsed()));
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     drop(held);
 }
@@ -180,7 +183,9 @@ async fn the_older_link_of_a_peer_that_comes_again_is_asked_and_given_up_soon() 
     let line = Line::to(b.port()).await;
     first.net.dial(&line.address, Some(b.id())).await.unwrap();
     let _stream = first.net.open(b.id(), Protocol::Mesh).await.unwrap();
-    let (_, _, _held) = b.inbound().await;
+    let (_, _, held) = b.inbound().await;
+    let (reader, _writer) = held.split();
+    let of_first = reader.connection();
     line.set(Mode::Swallow);
     // The same node, from another address: the line to the first is dead, and nobody has said so.
     let again = node(1).await;
@@ -193,6 +198,7 @@ async fn the_older_link_of_a_peer_that_comes_again_is_asked_and_given_up_soon() 
     tokio::time::timeout(PATIENCE, are_left(2)).await.expect("both links are there");
     // Without a reason to ask it takes 24 s or more.
     tokio::time::timeout(PATIENCE, are_left(1)).await.expect("the dead link is given up");
+    assert!(!of_first.is_open() && b.net.presence(&again.id()) == Presence::Connected, "what broke there is no one's fault");
     again.net.open(b.id(), Protocol::Mesh).await.unwrap();
     b.net.open(again.id(), Protocol::Mesh).await.unwrap();
 }
