@@ -6,6 +6,7 @@ mod patience;
 mod probe;
 mod proof;
 mod ranges;
+mod ranks;
 mod watch;
 
 pub(crate) use ask::Heads;
@@ -23,22 +24,29 @@ use backmesh_format::stripe::Stripe;
 use backmesh_format::vault::{Head, HeadBody, SealedSnapshots, Snapshot, WriterCert, check_signed_by_writer};
 use backmesh_format::{ChunkId, CopysetId, NodeId, PackId, PublicKey, SealingKey, Signed, VaultId};
 use backmesh_mesh::message::{READ_REPLY_FRAME_BYTES_MAX, ReadReply, ReadRequest};
-use backmesh_net::{Net, Protocol, peer_id_text};
+use backmesh_net::{Net, Presence, Protocol, peer_id_text};
 use backmesh_policy::{Offence, Reputation};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use patience::Patience;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 use thiserror::Error;
+use tokio::sync::broadcast;
+use tokio::time::Instant;
+use watch::Lack;
 use zeroize::Zeroizing;
 
 /// Records of packs kept in memory; each takes about 1 KiB.
 const STRIPES_KEPT: usize = 4096;
-/// How long holders that cannot be reached are waited for, in everyday life: the members dial each other all the time.
+/// How long holders that cannot be reached are waited for, in everyday life, if they have not just vanished: the members dial each other
+/// all the time.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Words about waiting that nobody has heard yet; older ones are forgotten.
+const WAITS_TOLD: usize = 16;
 
 /// Why something could not be read.
 #[derive(Debug, Clone, Error)]
@@ -54,6 +62,8 @@ pub enum FetchError {
         need: usize,
         /// Whose shards were not, as people know them.
         missing: Vec<String>,
+        /// Who of these did not answer.
+        silent: Vec<NodeId>,
     },
     /// No holder knows the pack's record.
     #[error("no holder that can be reached has the record of pack {pack:.8}; asked were {}", .asked.join(", "))]
@@ -62,6 +72,8 @@ pub enum FetchError {
         pack: PackId,
         /// Who was asked, as people know them.
         asked: Vec<String>,
+        /// Who of these did not answer.
+        silent: Vec<NodeId>,
     },
     /// No holder knows the set.
     #[error("nobody who can be reached knows who holds pack {0:.8}")]
@@ -206,10 +218,11 @@ pub struct Fetcher {
     id_key: ChunkIdKey,
     sets: Mutex<HashMap<CopysetId, Arc<Signed<Copyset>>>>,
     stripes: Mutex<HashMap<PackId, Arc<OpenStripe>>>,
-    bytes_fetched: AtomicU64,
+    bytes_fetched: Arc<AtomicU64>,
     names: Mutex<HashMap<NodeId, String>>,
     patience: Patience,
-    pub(crate) ranks: ranges::Ranks,
+    waits: broadcast::Sender<String>,
+    pub(crate) ranks: Arc<ranks::Ranks>,
     usual: watch::Usual,
     conducts: Arc<Conducts>,
     acknowledged: Option<Acknowledged>,
@@ -235,10 +248,11 @@ impl Fetcher {
             id_key,
             sets: Mutex::default(),
             stripes: Mutex::default(),
-            bytes_fetched: AtomicU64::new(0),
+            bytes_fetched: Arc::default(),
             names: Mutex::default(),
             patience: Patience::new(PATIENCE),
-            ranks: ranges::Ranks::default(),
+            waits: broadcast::channel(WAITS_TOLD).0,
+            ranks: Arc::default(),
             usual: watch::Usual::default(),
             conducts: Arc::default(),
             acknowledged: None,
@@ -326,6 +340,11 @@ impl Fetcher {
         self
     }
 
+    /// For whom is waited, as people should read it, from now on; about once a second while it is so.
+    pub(crate) fn waits(&self) -> broadcast::Receiver<String> {
+        self.waits.subscribe()
+    }
+
     /// What people call holders.
     pub fn name_holders(&self, names: impl IntoIterator<Item = (NodeId, String)>) {
         self.names.lock().unwrap_or_else(PoisonError::into_inner).extend(names);
@@ -354,7 +373,7 @@ impl Fetcher {
         let mut opened = Vec::with_capacity(wanted.len());
         loop {
             let stripe = match self.stripe(place).await {
-                Err(error) if error.passes() && self.patience.wait().await => continue,
+                Err(error) if self.awaits(&[&error]).await => continue,
                 stripe => stripe?,
             };
             let mut fetching: FuturesUnordered<_> = runs(&wanted).map(|run| self.open_frames(&stripe, run)).collect();
@@ -366,12 +385,45 @@ impl Fetcher {
                 missing.extend(short);
             }
             drop(fetching);
-            if missing.is_empty() || !self.patience.wait().await {
+            let errors: Vec<&FetchError> = missing.iter().filter_map(|(_, frame)| frame.as_ref().err()).collect();
+            if !self.awaits(&errors).await {
                 opened.extend(missing);
                 return Ok(opened);
             }
             wanted.retain(|place| missing.iter().any(|(number, _)| *number == place.frame));
         }
+    }
+
+    /// Waits a moment where one of these errors may be otherwise soon, because enough of the holders that do not answer are expected
+    /// back; false at once where none is.
+    async fn awaits(&self, errors: &[&FetchError]) -> bool {
+        let mut expected = BTreeSet::new();
+        let now = Instant::now();
+        // Every holder is looked at for every error: how long each is missing counts from the first time.
+        let hopeful = errors.iter().filter(|error| self.is_hopeful(error, now, &mut expected)).count();
+        if hopeful == 0 {
+            return false;
+        }
+        let names: Vec<String> = expected.iter().map(|holder| self.name_of(holder)).collect();
+        let whom = if names.is_empty() { "anyone who knows the holders".to_owned() } else { names.join(", ") };
+        // Where nobody listens there is nobody to tell.
+        self.waits.send(format!("waiting for {whom}")).ok();
+        tokio::time::sleep(patience::TRY_EVERY).await;
+        true
+    }
+
+    fn is_hopeful(&self, error: &FetchError, now: Instant, expected: &mut BTreeSet<NodeId>) -> bool {
+        let (silent, lacking) = match error {
+            FetchError::TooFewShards { silent, have, need, .. } => (silent, need.saturating_sub(*have)),
+            FetchError::NoRecord { silent, .. } => (silent, 1),
+            FetchError::NoCopyset(_) => return self.patience.expects(None, Presence::Unknown, now),
+            _ => return false,
+        };
+        let is_expected = |holder: &NodeId| self.patience.expects(Some(*holder), self.lanes.presence(holder), now);
+        let back: Vec<NodeId> = silent.iter().copied().filter(is_expected).collect();
+        let hopeful = back.len() >= lacking;
+        expected.extend(back.into_iter().filter(|_| hopeful));
+        hopeful
     }
 
     /// The frames of a run; one by one where they cannot be had together, because each needs other shards.
@@ -464,16 +516,20 @@ impl Fetcher {
         let pack = place.pack;
         let order = self.in_order(&set.slots, &pack);
         let mut rest = order.iter().copied();
-        let ask = |holder| self.record_at(holder, place);
+        let ask = |holder| async move { (holder, self.record_at(holder, place).await) };
         let mut asking: FuturesUnordered<_> = rest.by_ref().take(1).map(ask).collect();
+        let mut silent = Vec::new();
         loop {
             tokio::select! {
                 answer = asking.next() => match answer {
-                    Some(Some(record)) => return Ok(record),
-                    Some(None) => asking.extend(rest.next().map(ask)),
+                    Some((_, Ok(record))) => return Ok(*record),
+                    Some((holder, Err(lack))) => {
+                        silent.extend((lack == Lack::Silent).then_some(holder));
+                        asking.extend(rest.next().map(ask));
+                    }
                     None => {
                         let asked = order.iter().map(|holder| self.name_of(holder)).collect();
-                        return Err(FetchError::NoRecord { pack, asked });
+                        return Err(FetchError::NoRecord { pack, asked, silent });
                     }
                 },
                 // It goes on being waited for.
@@ -485,24 +541,25 @@ impl Fetcher {
     }
 
     /// A pack's record from one holder, if it gives it and it is genuine.
-    async fn record_at(&self, holder: NodeId, place: &PackPlace) -> Option<Signed<Stripe>> {
+    async fn record_at(&self, holder: NodeId, place: &PackPlace) -> Result<Box<Signed<Stripe>>, Lack> {
         let pack = place.pack;
-        let reply = self.ask(holder, move |call| ReadRequest::Stripe { call, pack }).await;
-        self.ranks.note(holder, reply.is_some());
-        let Some(ReadReply::Stripe { stripe: signed, .. }) = reply else { return None };
+        let asked = self.ask(holder, move |call| ReadRequest::Stripe { call, pack }).await;
+        self.note_rank(holder, asked.as_ref(), asked.is_some());
+        let lack = Lack::of(asked.as_ref());
+        let Some(ReadReply::Stripe { stripe: signed, .. }) = asked.map(|answer| answer.reply) else { return Err(lack) };
         let writer = self.writer_of(&signed);
         let as_meant = signed.vault == self.vault
             && signed.pack == place.pack
             && signed.class == place.class
             && signed.copyset == place.copyset;
         if as_meant && signed.check().is_ok() && writer.is_some_and(|writer| signed.signed_by(&writer)) {
-            return Some(*signed);
+            return Ok(signed);
         }
         self.ranks.note(holder, false);
         if !as_meant || writer.is_some() {
             self.note(holder, Offence::Forged);
         }
-        None
+        Err(lack)
     }
 
     /// Holders in the order in which to ask: those of good conduct first, of these the reliable.

@@ -36,6 +36,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use thiserror::Error;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::task::AbortHandle;
 
 /// How often progress is told.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
@@ -162,9 +164,11 @@ pub(crate) fn run(
     let writer = RestoreWriter::create(&target, options).map_err(|error| Failure::new(ExitCode::Failed, error.to_string()))?;
     let fetched_before = library.fetcher.bytes_fetched();
     let expected = expected(library, snapshot, &wanted);
+    let telling = tell_waits(library, report);
     let mut work = Work::new(&writer, library, report, wanted, expected, wish.dry_run);
 
     let ended = work.everything(snapshot, wish.delete);
+    telling.abort();
 
     let Work { mut result, plan, sockets, torn, .. } = work;
     // Also where the restore stops early: what was restored gets its other names, and its folders their modes and times.
@@ -178,6 +182,21 @@ pub(crate) fn run(
     result.problems = report.problems();
     result.dry_run = wish.dry_run;
     Ok(if wish.dry_run { plan.finish(result) } else { Event::result(result) })
+}
+
+/// Tells for whom is waited while the work itself stands still, until it is aborted.
+fn tell_waits(library: &Library, report: &Report) -> AbortHandle {
+    let (mut waits, report) = (library.fetcher.waits(), report.clone());
+    let telling = library.runtime.spawn(async move {
+        loop {
+            match waits.recv().await {
+                Ok(whom) => report.progress(Progress::new(Phase::Waiting).with_message(whom)),
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return,
+            }
+        }
+    });
+    telling.abort_handle()
 }
 
 /// A file that is being written.

@@ -1,6 +1,7 @@
 //! Ranges of packs from ranges of shards: data shards first, and where one cannot be had, the same range of any k others decodes it.
 //! What serves both ways is fetched once.
 
+use super::watch::{Answer, Lack};
 use super::{FetchError, Fetcher, OpenStripe};
 use backmesh_codec::{stripe as coding, tree};
 use backmesh_format::index::PackPlace;
@@ -11,49 +12,15 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::{BoxFuture, FutureExt, Shared};
 use futures::stream::FuturesUnordered;
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
-use std::sync::{Mutex, PoisonError};
-
-/// What one failure counts.
-const FAILURE: u32 = 4;
-/// How many make a holder one whose shard is asked for together with others: one that no good answer has followed.
-const DOUBTFUL: u32 = FAILURE;
-/// The most that is remembered of failures: so many good answers later a holder is trusted again.
-const FAILURES_MAX: u32 = 16 * FAILURE;
-
-/// How holders have answered so far: who failed last is asked last.
-#[derive(Default)]
-pub(crate) struct Ranks(Mutex<HashMap<NodeId, u32>>);
-
-impl Ranks {
-    /// Remembers that a holder answered well, or did not.
-    pub(crate) fn note(&self, holder: NodeId, well: bool) {
-        let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = failures.entry(holder).or_default();
-        *count = if well { *count / 2 } else { (*count + FAILURE).min(FAILURES_MAX) };
-    }
-
-    /// How badly a holder has done.
-    pub(crate) fn failures(&self, holder: &NodeId) -> u32 {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(holder).copied().unwrap_or(0)
-    }
-
-    /// Holders in the order in which to ask: the reliable first, equal ones in an order that differs from pack to pack.
-    pub(crate) fn order(&self, holders: &[NodeId], pack: &PackId) -> Vec<NodeId> {
-        let turn = usize::from(pack.0[0]) % holders.len().max(1);
-        let mut order: Vec<NodeId> = holders.iter().cycle().skip(turn).take(holders.len()).copied().collect();
-        order.sort_by_key(|holder| self.failures(holder));
-        order
-    }
-}
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A piece of a shard that one run needs, or may need.
 struct Asked<'a> {
     shard: usize,
     range: Range<u32>,
-    piece: Shared<BoxFuture<'a, Option<Bytes>>>,
+    piece: Shared<BoxFuture<'a, Result<Bytes, Lack>>>,
 }
 
 /// The pieces of shards that one run asks for. What a data shard gives is also what a lost one is decoded from.
@@ -100,54 +67,82 @@ impl Fetcher {
 }
 
 impl<'a> Run<'a> {
-    /// A range of a data shard: from its holder, or decoded from others where that one fails, is slow or is known for it.
+    /// A range of a data shard: from its holder, or decoded from others where that one fails, is slow or is known for it. Who is known
+    /// for it is not waited for while others can give the same.
     async fn data_piece(&self, shard: usize, range: Range<u32>) -> Result<Bytes, FetchError> {
         let fetcher = self.fetcher;
+        let hedge = |times: u32| fetcher.lanes.motion().pass(fetcher.usual.hedge_after() * times);
         let holder = fetcher.holder(self.stripe, shard);
-        if holder.is_some_and(|holder| fetcher.reputation(&holder).is_last()) {
-            return match self.decoded_piece(shard, range.clone(), false).await {
-                Ok(bytes) => Ok(bytes),
-                Err(error) => self.piece(shard, range).await.ok_or(error),
+        let is_doubtful = holder.is_none_or(|holder| fetcher.ranks.is_doubtful(&holder));
+        let is_last = holder.is_some_and(|holder| fetcher.reputation(&holder).is_last());
+        if is_last || (is_doubtful && self.others_suffice(shard)) {
+            if !is_last {
+                self.probe(shard, range.clone()).await;
+            }
+            let decoded = self.decoded_piece(shard, range.clone(), None);
+            tokio::pin!(decoded);
+            return tokio::select! {
+                decoded = &mut decoded => match decoded {
+                    Ok(bytes) => Ok(bytes),
+                    Err(error) => self.piece(shard, range).await.map_err(|lack| error.or_from(holder, lack)),
+                },
+                () = hedge(2) => first_of(holder, self.piece(shard, range), decoded).await,
             };
         }
         let own = self.piece(shard, range.clone());
         tokio::pin!(own);
-        let trusted = holder.is_some_and(|holder| fetcher.ranks.failures(&holder) < DOUBTFUL);
-        let first = if trusted {
-            let hedge = fetcher.lanes.motion().pass(fetcher.usual.hedge_after());
-            tokio::select! { bytes = &mut own => Some(bytes), () = hedge => None }
-        } else {
-            None
-        };
-        match first {
-            Some(Some(bytes)) => Ok(bytes),
-            Some(None) => self.decoded_piece(shard, range, true).await,
-            None => {
-                let decoded = self.decoded_piece(shard, range, false);
-                tokio::pin!(decoded);
-                tokio::select! {
-                    bytes = &mut own => match bytes {
-                        Some(bytes) => Ok(bytes),
-                        None => decoded.await,
-                    },
-                    decoded = &mut decoded => match decoded {
-                        Ok(bytes) => Ok(bytes),
-                        Err(error) => own.await.ok_or(error),
-                    },
-                }
+        if !is_doubtful {
+            tokio::select! {
+                bytes = &mut own => return match bytes {
+                    Ok(bytes) => Ok(bytes),
+                    Err(lack) => self.decoded_piece(shard, range, Some(lack)).await,
+                },
+                () = hedge(1) => {}
             }
         }
+        first_of(holder, own, self.decoded_piece(shard, range, None)).await
+    }
+
+    /// Whether there are enough others of whom nothing bad is known.
+    fn others_suffice(&self, wanted: usize) -> bool {
+        let Self { fetcher, stripe, .. } = *self;
+        let is_good = |holder: NodeId| !fetcher.reputation(&holder).is_last() && !fetcher.ranks.is_doubtful(&holder);
+        let others = (0..stripe.record.n()).filter(|shard| *shard != wanted);
+        let good = others.filter(|shard| fetcher.holder(stripe, *shard).is_some_and(is_good));
+        good.count() >= usize::from(stripe.record.k)
+    }
+
+    /// Sees whether a holder answers as it should again.
+    async fn probe(&self, shard: usize, range: Range<u32>) {
+        let Self { fetcher, stripe, .. } = *self;
+        let Some((holder, root)) = fetcher.holder(stripe, shard).zip(stripe.record.shard_roots.get(shard).copied()) else {
+            return;
+        };
+        let (pack, shard_bytes) = (stripe.record.pack, stripe.record.shard_bytes);
+        let asked = rounded(&range, shard_bytes);
+        let (offset, bytes) = (asked.start, asked.end - asked.start);
+        let fetched = Arc::clone(&fetcher.bytes_fetched);
+        let is_right = move |reply| match reply {
+            ReadReply::Range { proof, .. } => {
+                fetched.fetch_add(proof.len() as u64, Ordering::Relaxed);
+                tree::verify(&root, shard_bytes.into(), asked.start.into()..asked.end.into(), &proof).is_ok()
+            }
+            _ => false,
+        };
+        let request = move |call| ReadRequest::Range { call, pack, shard: shard as u8, offset, bytes, with_stripe: false };
+        fetcher.probe_rank(holder, request, is_right).await;
     }
 
     /// A range of a data shard from the same range of k others, the reliable holders first, one more for each that fails or is slow.
-    async fn decoded_piece(&self, wanted: usize, range: Range<u32>, failed: bool) -> Result<Bytes, FetchError> {
+    async fn decoded_piece(&self, wanted: usize, range: Range<u32>, failed: Option<Lack>) -> Result<Bytes, FetchError> {
         let Self { fetcher, stripe, .. } = *self;
         let (k, n) = (usize::from(stripe.record.k), stripe.record.n());
         let mut order: Vec<usize> = (0..n).filter(|shard| *shard != wanted).collect();
         order.sort_by_cached_key(|shard| {
             let known = fetcher.holder(stripe, *shard).map(|holder| {
                 let failures = fetcher.ranks.failures(&holder);
-                (fetcher.reputation(&holder), failures >= DOUBTFUL, !self.is_asked(*shard, &range), failures)
+                let is_doubtful = fetcher.ranks.is_doubtful(&holder);
+                (fetcher.reputation(&holder), is_doubtful, !self.is_asked(*shard, &range), failures)
             });
             (known.is_none(), known)
         });
@@ -158,13 +153,13 @@ impl<'a> Run<'a> {
         };
         let mut asking: FuturesUnordered<_> = rest.by_ref().take(k).map(ask).collect();
         let mut shards: Vec<(usize, Bytes)> = Vec::with_capacity(k);
-        let mut missing = if failed { vec![wanted] } else { Vec::new() };
+        let mut missing: Vec<(usize, Lack)> = failed.map(|lack| (wanted, lack)).into_iter().collect();
         while shards.len() < k {
             tokio::select! {
                 answer = asking.next() => match answer {
-                    Some((shard, Some(bytes))) => shards.push((shard, bytes)),
-                    Some((shard, None)) => {
-                        missing.push(shard);
+                    Some((shard, Ok(bytes))) => shards.push((shard, bytes)),
+                    Some((shard, Err(lack))) => {
+                        missing.push((shard, lack));
                         asking.extend(rest.next().map(ask));
                     }
                     None => return Err(fetcher.too_few(stripe, shards.len(), &missing)),
@@ -179,7 +174,7 @@ impl<'a> Run<'a> {
     }
 
     /// A range of a shard: part of what this run has asked for before, if anything it asked for has it, else a question of its own.
-    fn piece(&self, shard: usize, range: Range<u32>) -> impl Future<Output = Option<Bytes>> + use<'a> {
+    fn piece(&self, shard: usize, range: Range<u32>) -> impl Future<Output = Result<Bytes, Lack>> + use<'a> {
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         let (begin, piece) = match asked.iter().find(|asked| asked.holds(shard, &range)) {
             Some(asked) => (asked.range.start, asked.piece.clone()),
@@ -198,6 +193,37 @@ impl<'a> Run<'a> {
     }
 }
 
+/// What comes first of a piece and the same decoded; the other where the first fails.
+async fn first_of(
+    holder: Option<NodeId>,
+    own: impl Future<Output = Result<Bytes, Lack>>,
+    decoded: impl Future<Output = Result<Bytes, FetchError>>,
+) -> Result<Bytes, FetchError> {
+    tokio::pin!(own, decoded);
+    tokio::select! {
+        bytes = &mut own => match bytes {
+            Ok(bytes) => Ok(bytes),
+            Err(lack) => decoded.await.map_err(|error| error.or_from(holder, lack)),
+        },
+        decoded = &mut decoded => match decoded {
+            Ok(bytes) => Ok(bytes),
+            Err(error) => own.await.map_err(|lack| error.or_from(holder, lack)),
+        },
+    }
+}
+
+impl FetchError {
+    /// The same where the holder of the piece itself did not give it either.
+    fn or_from(mut self, holder: Option<NodeId>, lack: Lack) -> Self {
+        if let (Self::TooFewShards { silent, .. }, Some(holder), Lack::Silent) = (&mut self, holder, lack)
+            && !silent.contains(&holder)
+        {
+            silent.push(holder);
+        }
+        self
+    }
+}
+
 impl Asked<'_> {
     fn holds(&self, shard: usize, range: &Range<u32>) -> bool {
         self.shard == shard && self.range.start <= range.start && range.end <= self.range.end
@@ -205,10 +231,16 @@ impl Asked<'_> {
 }
 
 impl Fetcher {
-    fn too_few(&self, stripe: &OpenStripe, have: usize, missing: &[usize]) -> FetchError {
-        let missing =
-            missing.iter().filter_map(|shard| self.holder(stripe, *shard)).map(|holder| self.name_of(&holder)).collect();
-        FetchError::TooFewShards { pack: stripe.record.pack, have, need: usize::from(stripe.record.k), missing }
+    fn too_few(&self, stripe: &OpenStripe, have: usize, missing: &[(usize, Lack)]) -> FetchError {
+        let of = |(shard, lack): &(usize, Lack)| self.holder(stripe, *shard).map(|holder| (holder, *lack));
+        let missing: Vec<(NodeId, Lack)> = missing.iter().filter_map(of).collect();
+        FetchError::TooFewShards {
+            pack: stripe.record.pack,
+            have,
+            need: usize::from(stripe.record.k),
+            missing: missing.iter().map(|(holder, _)| self.name_of(holder)).collect(),
+            silent: missing.iter().filter(|(_, lack)| *lack == Lack::Silent).map(|(holder, _)| *holder).collect(),
+        }
     }
 
     fn holder(&self, stripe: &OpenStripe, shard: usize) -> Option<NodeId> {
@@ -218,29 +250,29 @@ impl Fetcher {
     }
 
     /// A range of a shard from its holder, proven against the shard's root.
-    async fn shard_piece(&self, stripe: &OpenStripe, shard: usize, range: Range<u32>) -> Option<Bytes> {
-        let holder = self.holder(stripe, shard)?;
+    async fn shard_piece(&self, stripe: &OpenStripe, shard: usize, range: Range<u32>) -> Result<Bytes, Lack> {
+        let holder = self.holder(stripe, shard).ok_or(Lack::Denied)?;
         let pack = stripe.record.pack;
         let asked = rounded(&range, stripe.record.shard_bytes);
         let (offset, bytes) = (asked.start, asked.end - asked.start);
         let request = move |call| ReadRequest::Range { call, pack, shard: shard as u8, offset, bytes, with_stripe: false };
-        let reply = self.ask(holder, request).await;
-        let piece = match &reply {
+        let answer = self.ask(holder, request).await;
+        let piece = match answer.as_ref().map(|answer| &answer.reply) {
             Some(ReadReply::Range { proof, .. }) => {
                 self.bytes_fetched.fetch_add(proof.len() as u64, Ordering::Relaxed);
-                let root = stripe.record.shard_roots.get(shard)?;
+                let root = stripe.record.shard_roots.get(shard).ok_or(Lack::Denied)?;
                 tree::verify(root, stripe.record.shard_bytes.into(), asked.start.into()..asked.end.into(), proof).ok()
             }
             _ => None,
         };
-        self.ranks.note(holder, piece.is_some());
+        self.note_rank(holder, answer.as_ref(), piece.is_some());
         if piece.is_none()
-            && let Some(reply) = reply
+            && let Some(Answer { reply, .. }) = &answer
         {
-            self.note_bad_answer(holder, &pack, shard, &reply);
+            self.note_bad_answer(holder, &pack, shard, reply);
         }
         let wanted = (range.start - asked.start) as usize..(range.end - asked.start) as usize;
-        piece.map(|piece| Bytes::from(piece).slice(wanted))
+        piece.map(|piece| Bytes::from(piece).slice(wanted)).ok_or_else(|| Lack::of(answer.as_ref()))
     }
 
     /// Takes notice of an answer to a question for a shard that does not have it.

@@ -7,7 +7,7 @@ use super::Fetcher;
 use crate::conduct::Conducts;
 use crate::throttle::Motion;
 use backmesh_format::NodeId;
-use backmesh_mesh::message::{ReadReply, ReadRequest};
+use backmesh_mesh::message::{ReadReply, ReadRequest, Refusal};
 use backmesh_policy::Offence;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -60,6 +60,31 @@ impl Usual {
     }
 }
 
+/// An answer, and whether it came before others were asked beside its holder.
+pub(super) struct Answer {
+    pub(super) reply: ReadReply,
+    pub(super) timely: bool,
+}
+
+/// Why a holder did not give what it was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lack {
+    /// It did not answer, or is too busy to: it may give it later.
+    Silent,
+    /// It answered.
+    Denied,
+}
+
+impl Lack {
+    /// Of an answer that does not have what was asked for.
+    pub(super) fn of(answer: Option<&Answer>) -> Self {
+        match answer.map(|answer| &answer.reply) {
+            None | Some(ReadReply::Refused { reason: Refusal::Busy, .. }) => Self::Silent,
+            Some(_) => Self::Denied,
+        }
+    }
+}
+
 /// An answer on its way. Dropped before it is there, it goes on being watched: whoever is passed over for being slow is known for it.
 struct Awaited {
     answer: Option<oneshot::Receiver<ReadReply>>,
@@ -67,6 +92,18 @@ struct Awaited {
     stalls_at: Instant,
     motion: Arc<Motion>,
     conducts: Arc<Conducts>,
+}
+
+impl Awaited {
+    /// The answer; none where the holder could not be reached.
+    async fn reply(&mut self) -> Option<ReadReply> {
+        let reply = match &mut self.answer {
+            Some(answer) => answer.await,
+            None => return None,
+        };
+        self.answer = None;
+        reply.ok()
+    }
 }
 
 impl Drop for Awaited {
@@ -86,43 +123,73 @@ impl Drop for Awaited {
 
 impl Fetcher {
     /// Asks a holder; none where it cannot be reached. Whoever has not answered when others are asked beside it has failed once, and all
-    /// who wait for something else of it learn so at once; the caller notes how it ended.
-    pub(super) async fn ask(
+    /// who wait for something else of it learn so at once; the caller notes how it ended ([`Fetcher::note_rank`]).
+    pub(super) async fn ask(&self, holder: NodeId, request: impl FnOnce(u64) -> ReadRequest + Send + 'static) -> Option<Answer> {
+        let answer = self.answer(holder, request);
+        tokio::pin!(answer);
+        let (reply, timely) = tokio::select! {
+            biased;
+            answer = &mut answer => (answer, true),
+            () = self.lanes.motion().pass(self.usual.hedge_after()) => {
+                self.ranks.note(holder, false);
+                (answer.await, false)
+            }
+        };
+        let reply = reply?;
+        self.patience.answered(holder);
+        Some(Answer { reply, timely })
+    }
+
+    /// Notes how a question ended. A right answer that came late does not make a holder trusted: it would be waited for again.
+    pub(super) fn note_rank(&self, holder: NodeId, answer: Option<&Answer>, well: bool) {
+        if !well || answer.is_some_and(|answer| answer.timely) {
+            self.ranks.note(holder, well);
+        }
+    }
+
+    /// Asks a doubtful holder for something that nobody waits for, now and then, to learn whether it answers as others do again.
+    pub(super) async fn probe_rank(
         &self,
         holder: NodeId,
         request: impl FnOnce(u64) -> ReadRequest + Send + 'static,
-    ) -> Option<ReadReply> {
-        let answer = self.answer(holder, request);
-        tokio::pin!(answer);
-        tokio::select! {
-            biased;
-            answer = &mut answer => answer,
-            () = self.lanes.motion().pass(self.usual.hedge_after()) => {
-                self.ranks.note(holder, false);
-                answer.await
-            }
+        is_right: impl FnOnce(ReadReply) -> bool + Send + 'static,
+    ) {
+        if !self.lanes.has_room(holder) || !self.ranks.begin_probe(&holder, Instant::now()) {
+            return;
         }
+        let awaited = self.begin(holder, request).await;
+        let (ranks, motion, in_time) = (Arc::clone(&self.ranks), Arc::clone(self.lanes.motion()), self.usual.hedge_after());
+        tokio::spawn(async move {
+            let well = match awaited {
+                Some(mut awaited) => tokio::select! {
+                    reply = awaited.reply() => reply.is_some_and(is_right),
+                    () = motion.pass(in_time) => false,
+                },
+                None => false,
+            };
+            ranks.end_probe(holder, well, Instant::now());
+        });
     }
 
     async fn answer(&self, holder: NodeId, request: impl FnOnce(u64) -> ReadRequest + Send + 'static) -> Option<ReadReply> {
         let began = Instant::now();
+        let reply = self.begin(holder, request).await?.reply().await;
+        if reply.is_some() {
+            self.usual.note(began.elapsed());
+        }
+        reply
+    }
+
+    async fn begin(&self, holder: NodeId, request: impl FnOnce(u64) -> ReadRequest + Send + 'static) -> Option<Awaited> {
+        let began = Instant::now();
         let answer = self.lanes.send(holder, move |call| request(call).encode(), None).await.ok()?;
-        let mut awaited = Awaited {
+        Some(Awaited {
             answer: Some(answer),
             holder,
             stalls_at: began + self.usual.stall_after(),
             motion: Arc::clone(self.lanes.motion()),
             conducts: Arc::clone(&self.conducts),
-        };
-        let reply = match &mut awaited.answer {
-            Some(answer) => answer.await,
-            None => return None,
-        };
-        awaited.answer = None;
-        if reply.is_ok() {
-            self.usual.note(began.elapsed());
-        }
-        reply.ok()
+        })
     }
 
     /// Takes notice of a holder's answer that is not what it should be.
