@@ -152,6 +152,8 @@ impl Node {
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("HOME", &self.state).env("BACKMESH_STATE", &self.state);
         command.env("BACKMESH_MACHINE_ID", format!("machine of {}", self.name));
+        // What its log tells is for whoever looks for a fault.
+        command.envs(std::env::var_os("BACKMESH_LOG").map(|filter| ("BACKMESH_LOG", filter)));
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         for (name, value) in &self.env {
             match value {

@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(900);
 /// What all can send, in Mbit/s: slow enough that something can happen on the way.
 const OWNER_MEGABITS: u32 = 20;
-/// How often a backup that found too few holders is tried again, as the schedule would.
+/// How often a backup that found too few holders is tried again, and after how long; the schedule waits for minutes.
 const TRIES_MAX: u32 = 6;
+const TRY_AFTER: Duration = Duration::from_secs(10);
 
 /// How long the work took, and what was noted on the way.
 #[derive(Debug, Clone, Default)]
@@ -191,7 +192,10 @@ impl Fleet {
                     (self.took.backup, self.took.tries) = (began.elapsed(), tries);
                     return Ok(());
                 }
-                Some(13) => backup = self.owner().spawn(&["--json", "backup"]),
+                Some(13) => {
+                    std::thread::sleep(TRY_AFTER);
+                    backup = self.owner().spawn(&["--json", "backup"]);
+                }
                 _ => bail!("the backup ended with {code:?}: {said}"),
             }
         }
