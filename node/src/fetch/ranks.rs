@@ -16,6 +16,8 @@ const DOUBTFUL: u32 = FAILURE;
 const FAILURES_MAX: u32 = 16 * FAILURE;
 /// The pause before a doubtful holder is probed, for each failure that is remembered: 1 to 16 s.
 const PROBE_PAUSE: Duration = Duration::from_secs(1);
+/// After how long without its end being told a probe is taken for lost: whoever began it was given up meanwhile.
+const PROBE_LOST: Duration = Duration::from_secs(60);
 
 /// How holders have answered so far: who failed last is asked last.
 #[derive(Default)]
@@ -24,8 +26,8 @@ pub(crate) struct Ranks(Mutex<HashMap<NodeId, Rank>>);
 #[derive(Default)]
 struct Rank {
     failures: u32,
+    /// When it may be probed next; none for at once.
     probe_at: Option<Instant>,
-    probing: bool,
 }
 
 impl Rank {
@@ -59,8 +61,10 @@ impl Ranks {
     pub(super) fn begin_probe(&self, holder: &NodeId, now: Instant) -> bool {
         let mut ranks = self.ranks();
         let Some(rank) = ranks.get_mut(holder) else { return false };
-        let due = !rank.probing && rank.probe_at.is_none_or(|at| at <= now);
-        rank.probing |= due;
+        let due = rank.probe_at.is_none_or(|at| at <= now);
+        if due {
+            rank.probe_at = Some(now + PROBE_LOST);
+        }
         due
     }
 
@@ -68,7 +72,6 @@ impl Ranks {
     pub(super) fn end_probe(&self, holder: NodeId, well: bool, now: Instant) {
         let mut ranks = self.ranks();
         let rank = ranks.entry(holder).or_default();
-        rank.probing = false;
         rank.note(well, now);
         rank.probe_at = (!well).then(|| now + PROBE_PAUSE * (rank.failures / FAILURE));
     }
@@ -118,7 +121,7 @@ mod tests {
         for second in 0..600 {
             let now = start + Duration::from_secs(1 + second);
             if ranks.begin_probe(&ONE, now) {
-                assert!(!ranks.begin_probe(&ONE, now), "one at a time");
+                assert!(!ranks.begin_probe(&ONE, now + Duration::from_secs(59)), "one at a time");
                 ranks.end_probe(ONE, false, now);
                 probes += 1;
             }

@@ -76,7 +76,7 @@ pub(super) enum Lack {
 }
 
 impl Lack {
-    /// Of an answer that does not have what was asked for.
+    /// What it is where an answer does not have what was asked for.
     pub(super) fn of(answer: Option<&Answer>) -> Self {
         match answer.map(|answer| &answer.reply) {
             None | Some(ReadReply::Refused { reason: Refusal::Busy, .. }) => Self::Silent,
@@ -135,9 +135,11 @@ impl Fetcher {
                 (answer.await, false)
             }
         };
-        let reply = reply?;
-        self.patience.answered(holder);
-        Some(Answer { reply, timely })
+        let answer = Answer { reply: reply?, timely };
+        if Lack::of(Some(&answer)) != Lack::Silent {
+            self.patience.answered(holder);
+        }
+        Some(answer)
     }
 
     /// Notes how a question ended. A right answer that came late does not make a holder trusted: it would be waited for again.
