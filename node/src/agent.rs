@@ -140,16 +140,19 @@ fn died(part: Result<&'static str, JoinError>) -> anyhow::Error {
 }
 
 /// Damaged records are put aside, not deleted. What they held of the workgroup is learnt again; of the vault, its holders have it all
-/// ([`crate::catch_up`]); owners whose shards lie here bring their plans again.
+/// ([`crate::catch_up`]); owners whose shards lie here bring their plans again. One look may fail where the next does not, so there are
+/// two.
 fn open_records(files: &State) -> anyhow::Result<Records> {
     let folder = files.records_path();
-    match Records::open(Arc::clone(files.disk()), &folder) {
+    let open = || Records::open(Arc::clone(files.disk()), &folder);
+    let is_damage = |error: &RecordsError| matches!(error, RecordsError::Db(DbError::Damaged { .. }));
+    match open().or_else(|error| if is_damage(&error) { open() } else { Err(error) }) {
         Err(RecordsError::Db(DbError::Damaged { reason, .. })) => {
             let aside = format!("records.damaged-{}", crate::os::now());
             Records::put_aside(files.disk(), &folder, &aside)?;
             let aside = folder.join(aside);
             tracing::warn!("the records are damaged ({reason}): they are in {} now, and are begun anew", aside.display());
-            Ok(Records::open(Arc::clone(files.disk()), &folder)?)
+            Ok(open()?)
         }
         opened => Ok(opened?),
     }
@@ -258,6 +261,26 @@ mod tests {
                 let aside = aside.unwrap_or_else(|| panic!("call {call}, {fault:?}, {cut}: nothing is beside"));
                 assert!(disk.bytes_of(&aside).is_some_and(|bytes| bytes == damaged), "call {call}, {fault:?}, {cut}");
             }
+        }
+    }
+
+    #[test]
+    fn one_short_read_does_not_cost_the_records() {
+        let files = |disk: &FaultyDisk| State::create_on(Arc::new(disk.clone()), Path::new("/state")).unwrap();
+        let whole = FaultyDisk::new();
+        open_records(&files(&whole)).unwrap().put_many(&[(Table::Head, vec![1], vec![2])]).unwrap();
+        let counted = whole.fork();
+        let state = files(&counted);
+        let first = counted.calls();
+        open_records(&state).unwrap();
+        for ahead in 0..counted.calls() - first {
+            let disk = whole.fork();
+            let state = files(&disk);
+            disk.fail_at(disk.calls() + ahead, Fault::Short);
+            let records = open_records(&state).unwrap();
+            // The fault may come only now.
+            let value = records.get(Table::Head, &[1]).or_else(|_| records.get(Table::Head, &[1])).unwrap();
+            assert_eq!(value, Some(vec![2]), "call {ahead}: the records were begun anew");
         }
     }
 }
