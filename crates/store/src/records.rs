@@ -87,7 +87,7 @@ impl Records {
     pub fn open(disk: SharedDisk, dir: &Path) -> Result<Self, RecordsError> {
         durable::create_dir(disk.as_ref(), dir).map_err(DbError::from)?;
         let db = Db::open(disk, dir.join(DATABASE), CACHE_BYTES, Syncing::Commits)?;
-        db.write(|transaction| Ok(transaction.open_table(RECORDS).map(drop)?))?;
+        db.write(|transaction| transaction.open_table(RECORDS).map(drop))?;
         Ok(Self { db })
     }
 
