@@ -138,6 +138,12 @@ pub(crate) fn settle() -> Result<()> {
     run(&mut Command::new("sync")).map(drop)
 }
 
+/// The one in the middle by CPU.
+pub(crate) fn middle(mut used: Vec<Used>) -> Result<Used> {
+    used.sort_by(|one, other| one.cpu.total_cmp(&other.cpu));
+    used.get(used.len() / 2).copied().context("nothing was measured")
+}
+
 /// The one in the middle.
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
