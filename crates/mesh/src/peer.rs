@@ -317,6 +317,10 @@ pub struct Peer {
 const ORPHANS_MS: u64 = 30_000;
 /// How long unchanged facts about oneself stay announced, in milliseconds.
 const ANNOUNCE_MS: u64 = 6 * 3_600_000;
+/// Free space is told in steps of so many bytes.
+const FREE_STEP_BYTES: u64 = 64 << 20;
+/// And told anew once it has changed by more than this part: a disk in use never rests, and every member writes down what all others say.
+const FREE_PART: u64 = 8;
 /// How long a node waits before it says again what someone else with its key contradicted, in milliseconds: the first time, the second
 /// time, and from then on.
 const REANNOUNCE_MS: [u64; 3] = [0, 2_000, 60_000];
@@ -445,11 +449,12 @@ impl Peer {
 
     fn announce(&mut self, now: Moment, mut announcement: Announcement) {
         announcement.addresses.truncate(backmesh_format::limits::ADDRESSES_MAX);
-        announcement.free_bytes -= announcement.free_bytes % (64 << 20);
-        let unchanged = self
-            .announced
-            .as_ref()
-            .is_some_and(|(said, at)| *said == announcement && now.monotonic_ms.saturating_sub(*at) < ANNOUNCE_MS);
+        announcement.free_bytes -= announcement.free_bytes % FREE_STEP_BYTES;
+        let unchanged = self.announced.as_ref().is_some_and(|(said, at)| {
+            let is_near = said.free_bytes.abs_diff(announcement.free_bytes) <= said.free_bytes / FREE_PART;
+            let others = Announcement { free_bytes: announcement.free_bytes, ..said.clone() };
+            is_near && others == announcement && now.monotonic_ms.saturating_sub(*at) < ANNOUNCE_MS
+        });
         self.announcement = Some(announcement);
         if !unchanged && !self.yields() {
             self.say(now);

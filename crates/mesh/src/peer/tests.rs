@@ -303,6 +303,21 @@ fn what_is_made_here_goes_to_everyone_at_once() {
 }
 
 #[test]
+fn a_disk_in_use_is_no_news() {
+    let mut one = linked();
+    let mut told = |now, free_bytes| {
+        one.handle(at(now), Input::Announce(Announcement { free_bytes, ..Announcement::default() }));
+        sent_bytes(&drain(&mut one)) > 0
+    };
+    let (gib, step) = (1 << 30, 64 << 20);
+    assert!(told(5, 80 * gib));
+    assert!((1..100_u64).all(|turn| !told(5 + turn, 72 * gib + turn * 2 * step)), "an eighth more or less");
+    assert!(told(200, 69 * gib) && !told(201, 72 * gib), "more than that");
+    assert!(told(300, step) && told(301, 0) && !told(302, 5) && told(303, step), "a disk that is nearly full");
+    assert!(told(303 + ANNOUNCE_MS, 2 * step) && told(304 + ANNOUNCE_MS, 72 * gib));
+}
+
+#[test]
 fn equal_directories_stay_quiet() {
     let mut one = linked();
     let root = one.digest_root();
