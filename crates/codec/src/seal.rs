@@ -2,7 +2,7 @@
 //! keys of packs and heads. Every key is fresh and random, so nonces may be the numbers of frames.
 //!
 //! XChaCha20-Poly1305 is ChaCha20-Poly1305 under a key that HChaCha20 makes of the key and the first 16 bytes of the nonce
-//! (draft-irtf-cfrg-xchacha). `chacha20poly1305` seals, and for frames the two crates that it is made of, by [`seal_pieces`]; `ring` opens, in
+//! (draft-irtf-cfrg-xchacha). `chacha20poly1305` seals, and for frames the two crates that it is made of, by `seal_pieces`; `ring` opens, in
 //! one pass. What is checked before it is signed is so opened by another implementation than the one that sealed it: an error in one of
 //! them cannot become permanent.
 
